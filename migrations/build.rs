@@ -1,0 +1,5 @@
+//! Rebuilds the crate when a migration is added: the file list is read at compile time.
+
+fn main() {
+    println!("cargo:rerun-if-changed=sql");
+}
