@@ -1,1 +1,28 @@
+//! From a delivered AWS log to usage events on the stream.
+//!
+//! **Owns** the ids of usage, [`Timestamp`], [`Meter`], the usage event, the rules of what counts as what, the sources and
+//! the stream with its format, manifests and dead letters.
+//!
+//! **Does not own** sums, windows' totals, customers, prices.
+//!
+//! **Promises** that every source record it reads ends as exactly one of: a usage event, a record not counted (with its
+//! kind), or a dead letter (with its reason); and that identity and event time come from the source event alone.
 
+mod account;
+pub mod cloudtrail;
+mod identity;
+mod inflate;
+mod meter;
+mod object;
+mod records;
+mod time;
+mod usage_event;
+mod verdict;
+
+pub use account::{AccountId, Bucket, NotAnAccountId};
+pub use identity::Identity;
+pub use meter::{Meter, UnknownMeter};
+pub use object::{Judged, ObjectRead, ReadError, read_object};
+pub use time::{Hour, NotAnInstant, Timestamp};
+pub use usage_event::{Dimensions, UsageEvent};
+pub use verdict::{NotCounted, Reason, Verdict};
