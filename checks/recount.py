@@ -1,0 +1,471 @@
+#!/usr/bin/env python3
+"""Counts CloudTrail events the naive way: the reference that the product's counts are compared with.
+
+It follows the rules of counting and shares nothing with the product: whole files in memory, Python's own JSON parser,
+one dictionary of everything seen. Standard library only.
+
+    python3 checks/recount.py PATH...            files and folders, everything below them
+    python3 checks/recount.py --by account PATH  other columns than account,hour,category
+
+Prints {"balance": {..}, "rows": [..]} in the words of `securebase replay --json` and `securebase usage --json`.
+
+Left to the product's own tests, because they are limits of its reader and not rules of counting: records over 4 MiB and
+gzip bombs.
+"""
+
+import argparse
+import collections
+import datetime
+import hashlib
+import json
+import pathlib
+import re
+import sys
+import zlib
+
+BLANKS = " \t\r\n"
+NESTING_MAX = 100
+DIMENSION_BYTES_MAX = 64
+AHEAD_MAX = datetime.timedelta(hours=1)
+
+ACCOUNT = re.compile(r"[0-9]{12}", re.ASCII)
+OBJECT_NAME = re.compile(r"([0-9]{12})_CloudTrail(-Insight)?_", re.ASCII)
+UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
+INSTANT = re.compile(
+    r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt ]([0-9]{2}):([0-9]{2}):([0-9]{2})(\.[0-9]+)?"
+    r"([Zz]|[+-][0-9]{2}:[0-9]{2})?",
+    re.ASCII,
+)
+
+
+class Number:
+    """A number as written: 1.0 and 1 are different texts, and no digit is lost."""
+
+    def __init__(self, text):
+        self.text = text
+
+
+class DeadLetter(Exception):
+    """A record set aside; its first argument is the reason."""
+
+
+def refuse(word):
+    raise ValueError(f"{word} is not JSON")
+
+
+DECODER = json.JSONDecoder(parse_int=Number, parse_float=Number, parse_constant=refuse)
+
+
+def parse(text):
+    """The JSON value that `text` is, or a dead letter."""
+    try:
+        value, end = DECODER.raw_decode(text, skip_blanks(text, 0, len(text)))
+    except ValueError:
+        return DeadLetter("broken_json")
+    except RecursionError:
+        return DeadLetter("nested_too_deep")
+    return value if skip_blanks(text, end, len(text)) == len(text) else DeadLetter("broken_json")
+
+
+# Stored bytes to text. -----------------------------------------------------------------------------------------------
+
+
+def gunzip(stored):
+    """The content of one or more gzip members, and the reason if it is not whole."""
+    content = bytearray()
+    while stored:
+        if not stored.startswith(b"\x1f\x8b"[: len(stored)]):
+            return bytes(content), "gzip_corrupt"
+        member = zlib.decompressobj(wbits=31)
+        try:
+            content += member.decompress(stored)
+        except zlib.error:
+            # Again byte by byte: what comes before the fault still stands.
+            member = zlib.decompressobj(wbits=31)
+            try:
+                for byte in stored:
+                    content += member.decompress(bytes([byte]))
+            except zlib.error:
+                return bytes(content), "gzip_corrupt"
+        if not member.eof:
+            return bytes(content), "gzip_truncated"
+        stored = member.unused_data
+    return bytes(content), None
+
+
+# Text to records. ----------------------------------------------------------------------------------------------------
+
+
+def skip_blanks(text, at, end):
+    while at < end and text[at] in BLANKS:
+        at += 1
+    return at
+
+
+def skip_string(text, at, end):
+    """Behind the string that begins at `at`; None if it does not end."""
+    at += 1
+    while at < end:
+        if text[at] == "\\":
+            at += 1
+        elif text[at] == '"':
+            return at + 1
+        at += 1
+    return None
+
+
+def skip_balanced(text, at, end, depth=0):
+    """Behind the bracket that closes what is open; None if there is none."""
+    while at < end:
+        if text[at] == '"':
+            at = skip_string(text, at, end)
+            if at is None:
+                return None
+            continue
+        if text[at] in "{[":
+            depth += 1
+        elif text[at] in "}]":
+            depth -= 1
+            if depth == 0:
+                return at + 1
+        at += 1
+    return None
+
+
+def skip_scalar(text, at, end):
+    while at < end and text[at] not in ",]}":
+        if text[at] == '"':
+            at = skip_string(text, at, end)
+            if at is None:
+                return None
+        else:
+            at += 1
+    return at if at < end else None
+
+
+def skip_value(text, at, end):
+    return skip_balanced(text, at, end) if text[at] in "{[" else skip_scalar(text, at, end)
+
+
+def elements(text, at, end):
+    """The elements of an array whose opening bracket is before `at`, and where it closed (None: it did not)."""
+    found = []
+    while True:
+        at = skip_blanks(text, at, end)
+        if at == end:
+            return found + [DeadLetter("broken_json")], None
+        if text[at] == "]":
+            return found, at + 1
+        if text[at] == ",":
+            at += 1
+            continue
+        behind = skip_value(text, at, end)
+        if behind is None or behind == at:
+            return found + [DeadLetter("broken_json")], None
+        found.append(parse(text[at:behind]))
+        at = behind
+
+
+def find_records(text, at, end):
+    """Where the array `Records` of the object at `at` begins; None if the object has none."""
+    at += 1
+    while True:
+        at = skip_blanks(text, at, end)
+        if at < end and text[at] == ",":
+            at = skip_blanks(text, at + 1, end)
+        if at == end or text[at] != '"':
+            return None
+        behind = skip_string(text, at, end)
+        if behind is None:
+            return None
+        key = parse(text[at:behind])
+        at = skip_blanks(text, behind, end)
+        if at == end or text[at] != ":":
+            return None
+        at = skip_blanks(text, at + 1, end)
+        if at == end:
+            return None
+        if key == "Records":
+            return at if text[at] == "[" else None
+        at = skip_value(text, at, end)
+        if at is None:
+            return None
+
+
+def salvage(text, at, end):
+    """The records of a value that does not parse as a whole, and where reading goes on (None: there is no more)."""
+    if text[at] == "[":
+        return elements(text, at + 1, end)
+    records = find_records(text, at, end)
+    if records is None:
+        return [DeadLetter("broken_json")], skip_balanced(text, at, end)
+    found, behind = elements(text, records + 1, end)
+    if behind is not None:
+        behind = skip_balanced(text, behind, end, depth=1)
+        if behind is None:
+            found.append(DeadLetter("broken_json"))
+    return found, behind
+
+
+def records_of(value):
+    """The records a whole JSON value at top level holds."""
+    if isinstance(value, list):
+        return value
+    if "Records" in value:
+        records = value["Records"]
+        return records if isinstance(records, list) else [DeadLetter("records_not_an_array")]
+    return [value]
+
+
+def records(text):
+    """Every record of a file, as parsed or as a dead letter; and whether the last one is a tail that does not end."""
+    end = len(text)
+    at = skip_blanks(text, 0, end)
+    if at == end:
+        return [], False
+    if text[at] not in "{[":
+        return [DeadLetter("not_json")], False
+    found = []
+    # Once a value began and ended on one line, these are JSON lines: a newline ends a broken one.
+    are_lines = False
+    while True:
+        at = skip_blanks(text, at, end)
+        if at == end:
+            return found, False
+        newline = text.find("\n", at)
+        line_end = end if newline < 0 else newline
+        if text[at] not in "{[":
+            found.append(parse(text[at:line_end]))
+            at = line_end
+            continue
+        try:
+            value, behind = DECODER.raw_decode(text, at)
+            found += records_of(value)
+        except (ValueError, RecursionError):
+            limit = line_end if are_lines else end
+            salvaged, behind = salvage(text, at, limit)
+            found += salvaged
+            if behind is None:
+                if limit == end:
+                    return found, True
+                at = limit
+                continue
+        are_lines |= behind <= line_end
+        at = behind
+
+
+# Records to counts. --------------------------------------------------------------------------------------------------
+
+
+def canonical(value):
+    """Keys in code point order, no blanks, the shortest escapes, numbers as written."""
+    if isinstance(value, Number):
+        return value.text
+    if isinstance(value, dict):
+        members = (f"{canonical(key)}:{canonical(value[key])}" for key in sorted(value))
+        return "{" + ",".join(members) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(canonical, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def identity(event):
+    event_id = event.get("eventID")
+    if isinstance(event_id, str) and UUID.fullmatch(event_id):
+        return bytes.fromhex(event_id.replace("-", ""))
+    return hashlib.sha256(canonical(event).encode("utf-8", "surrogatepass")).digest()[:16]
+
+
+def nesting(value):
+    deepest, level = 0, [value]
+    while level:
+        inner = []
+        for item in level:
+            if isinstance(item, dict):
+                inner.append(item.values())
+            elif isinstance(item, list):
+                inner.append(item)
+        deepest += bool(inner)
+        level = [item for items in inner for item in items]
+    return deepest
+
+
+def account(event, object_account):
+    given = event.get("recipientAccountId")
+    if given in (None, ""):
+        if object_account:
+            return object_account
+        user = event.get("userIdentity")
+        given = user.get("accountId") if isinstance(user, dict) else None
+        if given in (None, ""):
+            raise DeadLetter("account_missing")
+    if isinstance(given, str) and ACCOUNT.fullmatch(given):
+        return given
+    raise DeadLetter("account_malformed")
+
+
+def event_hour(event, now):
+    text = event.get("eventTime")
+    if text is None:
+        raise DeadLetter("event_time_missing")
+    parts = INSTANT.fullmatch(text) if isinstance(text, str) else None
+    if not parts:
+        raise DeadLetter("event_time_malformed")
+    year, month, day, hour, minute, second = (int(part) for part in parts.groups()[:6])
+    fraction = int((parts[7] or ".0")[1:7].ljust(6, "0"))
+    offset = datetime.timedelta()
+    if parts[8] and parts[8] not in "Zz":
+        sign = -1 if parts[8][0] == "-" else 1
+        hours, minutes = int(parts[8][1:3]), int(parts[8][4:6])
+        if 23 < hours or 59 < minutes:
+            raise DeadLetter("event_time_malformed")
+        offset = sign * datetime.timedelta(hours=hours, minutes=minutes)
+    try:
+        # A leap second (RFC 3339 section 5.7) is the first of the next minute.
+        leap = datetime.timedelta(seconds=1) if second == 60 else datetime.timedelta()
+        instant = datetime.datetime(year, month, day, hour, minute, min(second, 59) if leap else second, fraction)
+        instant += leap - offset
+    except (ValueError, OverflowError):
+        raise DeadLetter("event_time_malformed") from None
+    if now + AHEAD_MAX < instant:
+        raise DeadLetter("event_time_in_future")
+    return instant.strftime("%Y-%m-%dT%H:00:00Z").rjust(20, "0")
+
+
+def dimension(event, name):
+    value = event.get(name)
+    if not isinstance(value, str) or value == "":
+        return "none"
+    if DIMENSION_BYTES_MAX < len(value.encode("utf-8", "surrogatepass")):
+        raise DeadLetter("dimension_too_long")
+    return value
+
+
+def starts(value, prefix):
+    return isinstance(value, str) and value.startswith(prefix)
+
+
+def is_event(record):
+    if starts(record.get("eventSource"), "aws:") or starts(record.get("EventSource"), "aws:"):
+        return False
+    if "detail-type" in record:
+        return False
+    return (
+        isinstance(record.get("eventName"), str)
+        or starts(record.get("eventType"), "Aws")
+        or record.get("eventCategory") == "Insight"
+    )
+
+
+class Recount:
+    """What was read so far, and what became of it."""
+
+    def __init__(self, now):
+        self.now = now
+        self.files = self.read = self.duplicates = 0
+        self.not_counted = collections.Counter()
+        self.dead_letters = collections.Counter()
+        # (account, identity, hour) to the dimensions of its first copy, and the categories of all its copies.
+        self.seen = {}
+        self.categories = collections.defaultdict(set)
+
+    def add_file(self, path):
+        self.add(path.name, path.read_bytes())
+
+    def add(self, name, stored):
+        self.files += 1
+        fault = None
+        if stored.startswith(b"\x1f\x8b"):
+            stored, fault = gunzip(stored)
+        found, ends_open = records(stored.decode("utf-8-sig", errors="replace"))
+        if fault:
+            # One dead letter for what is missing, not a second one for the record it was cut in.
+            found = (found[:-1] if ends_open else found) + [DeadLetter(fault)]
+        object_account = OBJECT_NAME.match(name)
+        for record in found:
+            self.read += 1
+            try:
+                self.judge(record, object_account and object_account[1])
+            except DeadLetter as letter:
+                self.dead_letters[letter.args[0]] += 1
+
+    def judge(self, record, object_account):
+        if isinstance(record, DeadLetter):
+            raise record
+        if NESTING_MAX < nesting(record):
+            raise DeadLetter("nested_too_deep")
+        if not isinstance(record, dict):
+            raise DeadLetter("not_recognized")
+        if "digestStartTime" in record and "logFiles" in record:
+            self.not_counted["cloudtrail_digest"] += 1
+            return
+        if not is_event(record):
+            raise DeadLetter("not_recognized")
+        owner = account(record, object_account)
+        hour = event_hour(record, self.now)
+        dimensions = dimension(record, "awsRegion"), dimension(record, "eventCategory")
+        key = owner, identity(record), hour
+        self.categories[key].add(dimensions[1])
+        if key in self.seen:
+            self.duplicates += 1
+        else:
+            self.seen[key] = dimensions
+
+    def balance(self):
+        return {
+            "read": self.read,
+            "counted": len(self.seen),
+            "duplicates": self.duplicates,
+            "not_counted": dict(sorted(self.not_counted.items())),
+            "dead_letters": dict(sorted(self.dead_letters.items())),
+            "files": self.files,
+        }
+
+    def counts(self, columns=("account", "hour", "category")):
+        """Quantities by the values of the columns."""
+        total = collections.Counter()
+        for (owner, _, hour), (region, category) in self.seen.items():
+            row = {"account": owner, "hour": hour, "region": region, "category": category}
+            total[tuple(row[column] for column in columns)] += 1
+        return dict(sorted(total.items()))
+
+    def undecided(self):
+        """(account, hour) whose category depends on which copy is committed first."""
+        return {(key[0], key[2]) for key, categories in self.categories.items() if 1 < len(categories)}
+
+
+def files_below(paths):
+    found = []
+    for path in map(pathlib.Path, paths):
+        if path.is_dir():
+            found += sorted(file for file in path.rglob("*") if file.is_file())
+        elif path.is_file():
+            found.append(path)
+        else:
+            sys.exit(f"recount: {path} is no file and no folder")
+    return found
+
+
+def recount(paths, now=None):
+    counts = Recount(now or datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None))
+    for path in files_below(paths):
+        counts.add_file(path)
+    return counts
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Count CloudTrail events the naive way.")
+    parser.add_argument("paths", nargs="+", metavar="PATH")
+    parser.add_argument("--by", default="account,hour,category", help="columns: account,hour,region,category")
+    arguments = parser.parse_args()
+    columns = tuple(arguments.by.split(","))
+    if not set(columns) <= {"account", "hour", "region", "category"}:
+        parser.error("--by takes some of account,hour,region,category")
+    counts = recount(arguments.paths)
+    rows = [dict(zip(columns, key), quantity=str(quantity)) for key, quantity in counts.counts(columns).items()]
+    json.dump({"balance": counts.balance(), "rows": rows}, sys.stdout, indent=1)
+    print()
+
+
+if __name__ == "__main__":
+    main()
