@@ -1,0 +1,79 @@
+# The project's commands. Each does its own set-up: PostgreSQL is found, or installed by the programs that need it.
+
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+.NOTPARALLEL:
+export PYTHONDONTWRITEBYTECODE := 1
+
+PYTHON ?= python3
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+DEBUG := $(TARGET)/debug
+BENCH := $(TARGET)/bench
+BENCH_EVENTS ?= 200000
+
+# The test runner; cargo's own where nextest is not installed.
+RUN_TESTS = $(shell cargo nextest --version >/dev/null 2>&1 && echo cargo nextest run --workspace || echo cargo test --workspace)
+
+.PHONY: help
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{ printf "  make %-13s %s\n", $$1, $$2 }'
+
+.PHONY: demo
+demo: ## The whole chain, ending with an invoice and a live API; LOGS=DIR reads your logs, ARGS=--exit leaves after the invoice
+	cargo run --release --bin securebase -- demo $(if $(LOGS),--logs "$(LOGS)") $(ARGS)
+
+.PHONY: test
+test: build test-oracle test-doc test-replay ## Every test, with real PostgreSQL and embedded servers
+	$(DEBUG)/with-postgres $(RUN_TESTS)
+
+.PHONY: build
+build:
+	cargo build --workspace --bins
+
+.PHONY: test-oracle
+test-oracle: ## The naive recount against the fixtures
+	$(PYTHON) checks/fixtures_agree.py
+
+.PHONY: test-doc
+test-doc:
+	cargo test --doc --workspace --quiet
+
+.PHONY: test-replay
+test-replay: build ## The program against the naive recount, on the fixtures: again, shuffled, four at once, killed
+	$(PYTHON) checks/real_data.py $(DEBUG)/securebase fixtures
+
+.PHONY: test-real
+test-real: ## The same on real events: EVENTS=DIR, a folder that holds a folder cloudtrail
+	@test -n "$(EVENTS)" || { echo "make test-real needs EVENTS=DIR, a folder that holds a folder cloudtrail of log objects" >&2; exit 2; }
+	@test -d "$(EVENTS)" || { echo "make test-real: EVENTS=$(EVENTS) is not a folder" >&2; exit 2; }
+	@$(MAKE) build
+	$(PYTHON) checks/real_data.py $(DEBUG)/securebase "$(EVENTS)"
+
+.PHONY: fmt
+fmt: ## Format the code
+	cargo fmt --all
+
+.PHONY: fmt-check
+fmt-check:
+	cargo fmt --all --check
+
+.PHONY: lint
+lint: ## Clippy with warnings denied, and the build without the local platform
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo check -p securebase --no-default-features
+
+.PHONY: doc
+doc: ## The documentation, with warnings denied
+	RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps
+
+.PHONY: bench
+bench: ## Rate, memory and write units on generated logs, checked against the known answer; BENCH_EVENTS=N
+	cargo build --release --bin securebase
+	cargo build --release -p benches --bin generate
+	rm -rf $(BENCH)
+	$(TARGET)/release/generate --out $(BENCH) --events $(BENCH_EVENTS) --duplicates 2 --late 1
+	$(PYTHON) checks/throughput.py $(TARGET)/release/securebase $(BENCH)
+
+.PHONY: ci
+ci: ## What CI runs
+	.ci/run

@@ -1,0 +1,296 @@
+#!/usr/bin/env python3
+"""Compares the program's counts with the naive recount, on whatever events are given.
+
+    python3 checks/real_data.py BIN EVENTS
+
+BIN is the built `securebase`; EVENTS is a folder with a folder `cloudtrail` (and perhaps `organizations`) of log objects.
+Every file below is replayed: as a whole, folder by folder, twice, in another order, by four processes at once on one home,
+and through three SIGKILLs. Each time the balance and every (account, hour, category) must be exactly what recount.py says.
+Prints a table; exits 1 on any difference. Standard library only.
+"""
+
+import collections
+import json
+import os
+import pathlib
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+import recount
+
+SECONDS_MAX = 900
+BALANCE = ("read", "counted", "duplicates", "not_counted", "dead_letters")
+
+
+class Wrong(Exception):
+    """A difference, or a command that did not do what it promises."""
+
+
+class Securebase:
+    """The program on one home."""
+
+    def __init__(self, binary, home):
+        self.binary, self.home = binary, home
+
+    def start(self, *words):
+        command = [self.binary, "--home", self.home, *words]
+        environment = {name: value for name, value in os.environ.items() if name != "SECUREBASE_HOME"}
+        # Files, not pipes: a pipe that nobody reads would stop the program when it is full.
+        out, err = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment)
+        child.out, child.err, child.words = out, err, " ".join(map(str, words[:2]))
+        return child
+
+    @staticmethod
+    def finish(child):
+        """The last line of output, as JSON; a failure or silence is wrong."""
+        try:
+            code = child.wait(SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+            raise Wrong(f"{child.words}: not finished after {SECONDS_MAX} s") from None
+        child.out.seek(0)
+        child.err.seek(0)
+        lines = child.out.read().strip().splitlines()
+        complaint = " / ".join(child.err.read().strip().splitlines()[-3:]) or "nothing on standard error"
+        if code != 0:
+            raise Wrong(f"{child.words}: exit code {code}: {complaint}")
+        if not lines:
+            raise Wrong(f"{child.words}: no output: {complaint}")
+        try:
+            return json.loads(lines[-1])
+        except ValueError:
+            raise Wrong(f"{child.words}: the last line is not JSON: {lines[-1][:200]}") from None
+
+    def run(self, *words):
+        return self.finish(self.start(*words))
+
+    def replay(self, *paths):
+        return self.run("replay", "--json", *map(str, paths))
+
+    def usage(self):
+        answer = self.run(
+            *("usage", "--json", "--all", "--meter", "cloudtrail_events", "--group-by", "account,hour,category"),
+            *("--from", "2000-01-01T00:00:00Z", "--to", "2100-01-01T00:00:00Z"),
+        )
+        rows = collections.Counter()
+        for row in answer["rows"]:
+            quantity = row["quantity"]
+            if not isinstance(quantity, str) or not quantity.isdigit():
+                raise Wrong(f"usage: quantity {quantity!r} is no decimal string of a whole number")
+            rows[row["account"], row["hour"], row["category"]] += int(quantity)
+        return {key: quantity for key, quantity in rows.items() if quantity}
+
+
+def show(difference, most=3):
+    lines = [f"{key}: should be {wanted}, is {got}" for key, (wanted, got) in list(difference.items())[:most]]
+    more = len(difference) - most
+    return "; ".join(lines) + (f"; and {more} more" if 0 < more else "")
+
+
+def differences(wanted, got):
+    keys = sorted(wanted.keys() | got.keys(), key=str)
+    return {key: (wanted.get(key, 0), got.get(key, 0)) for key in keys if wanted.get(key, 0) != got.get(key, 0)}
+
+
+def balances(balance):
+    """Every record read became exactly one thing."""
+    missing = [key for key in (*BALANCE, "files", "skipped_files", "seconds", "write_units") if key not in balance]
+    if missing:
+        raise Wrong(f"replay: the last line has no {', '.join(missing)}")
+    parts = balance["counted"] + balance["duplicates"]
+    parts += sum(balance["not_counted"].values()) + sum(balance["dead_letters"].values())
+    if parts != balance["read"]:
+        raise Wrong(f"replay: read {balance['read']} records, but accounts for {parts}")
+
+
+def same_balance(expected, balance, **instead):
+    balances(balance)
+    wanted = {**expected.balance(), **instead}
+    wrong = differences({key: wanted[key] for key in (*BALANCE, "files")}, {**balance})
+    wrong = {key: value for key, value in wrong.items() if key in (*BALANCE, "files")}
+    if wrong:
+        raise Wrong(f"replay: {show(wrong)}")
+
+
+def same_usage(expected, got):
+    wanted = expected.counts()
+    undecided = expected.undecided()
+    # Where copies of one event differ in category, the first one committed decides: the hour's total must be right.
+    hours, wanted_hours = collections.Counter(), collections.Counter()
+    for target, rows in ((hours, got), (wanted_hours, wanted)):
+        for (account, hour, _), quantity in rows.items():
+            target[account, hour] += quantity
+    wrong = differences(wanted_hours, hours) or {
+        key: pair for key, pair in differences(wanted, got).items() if (key[0], key[1]) not in undecided
+    }
+    if wrong:
+        raise Wrong(f"usage: {show(wrong)}")
+
+
+class Checks:
+    def __init__(self, binary, scratch):
+        self.binary, self.scratch = binary, scratch
+        self.passed = self.failed = 0
+
+    def home(self):
+        return Securebase(self.binary, tempfile.mkdtemp(prefix="home-", dir=self.scratch))
+
+    def check(self, name, body):
+        started = time.monotonic()
+        try:
+            note = body() or ""
+            self.passed += 1
+            outcome = "pass"
+        except Wrong as wrong:
+            note, outcome = str(wrong), "FAIL"
+            self.failed += 1
+        except (KeyError, TypeError, AttributeError, OSError) as unusable:
+            note, outcome = f"{type(unusable).__name__}: {unusable}", "FAIL"
+            self.failed += 1
+        print(f"{outcome}  {name:<44} {time.monotonic() - started:6.1f} s  {note}", flush=True)
+        for home in pathlib.Path(self.scratch).iterdir():
+            shutil.rmtree(home, ignore_errors=True)
+
+    def whole(self, paths):
+        def body():
+            expected, one = recount.recount(paths), self.home()
+            same_balance(expected, one.replay(*paths))
+            same_usage(expected, one.usage())
+            return f"{expected.read} records, {len(expected.seen)} counted, {sum(expected.dead_letters.values())} set aside"
+
+        return body
+
+    def twice(self, paths):
+        def body():
+            expected, one = recount.recount(paths), self.home()
+            same_balance(expected, one.replay(*paths))
+            again = len(expected.seen) + expected.duplicates
+            same_balance(expected, one.replay(*paths), counted=0, duplicates=again)
+            same_usage(expected, one.usage())
+            return f"{again} duplicates"
+
+        return body
+
+    def other_order(self, paths):
+        def body():
+            files = recount.files_below(paths)
+            random.Random(7).shuffle(files)
+            expected, one = recount.recount(files), self.home()
+            same_balance(expected, one.replay(*files))
+            same_usage(expected, one.usage())
+            return f"{len(files)} files"
+
+        return body
+
+    def one_by_one(self, paths, most):
+        """File by file on one home: the balance of each is what the recount adds for it."""
+
+        def body():
+            one = self.home()
+            expected = recount.recount([])
+            for file in recount.files_below(paths)[:most]:
+                before = len(expected.seen), expected.duplicates, expected.read
+                expected.add_file(file)
+                after = len(expected.seen), expected.duplicates, expected.read
+                balance = one.replay(file)
+                balances(balance)
+                got = balance["counted"], balance["duplicates"], balance["read"]
+                wanted = tuple(late - early for late, early in zip(after, before))
+                if got != wanted:
+                    raise Wrong(f"{file.name}: counted, duplicates, read should be {wanted}, are {got}")
+            same_usage(expected, one.usage())
+            return f"{expected.files} runs"
+
+        return body
+
+    def four_at_once(self, paths):
+        def body():
+            expected, one = recount.recount(paths), self.home()
+            children = [one.start("replay", "--json", *map(str, paths)) for _ in range(4)]
+            answers, wrongs = [], []
+            for child in children:
+                try:
+                    answers.append(one.finish(child))
+                except Wrong as wrong:
+                    wrongs.append(str(wrong))
+            if wrongs:
+                raise Wrong(" | ".join(wrongs))
+            for balance in answers:
+                balances(balance)
+                if balance["read"] != expected.read:
+                    raise Wrong(f"replay: one of four read {balance['read']} records instead of {expected.read}")
+                if balance["dead_letters"] != expected.balance()["dead_letters"]:
+                    raise Wrong(f"replay: one of four set aside {balance['dead_letters']}")
+            counted = sum(balance["counted"] for balance in answers)
+            if counted != len(expected.seen):
+                raise Wrong(f"replay: four at once counted {counted} instead of {len(expected.seen)}")
+            same_usage(expected, one.usage())
+            return "counted " + " + ".join(str(balance["counted"]) for balance in answers)
+
+        return body
+
+    def killed(self, paths):
+        def body():
+            started = time.monotonic()
+            self.home().replay(*paths)
+            whole = time.monotonic() - started
+            expected, one = recount.recount(paths), self.home()
+            in_the_middle = 0
+            for part in (0.3, 0.6, 0.9):
+                child = one.start("replay", "--json", *map(str, paths))
+                try:
+                    child.wait(whole * part)
+                except subprocess.TimeoutExpired:
+                    in_the_middle += 1
+                child.kill()
+                child.wait()
+            balance = one.replay(*paths)
+            balances(balance)
+            if balance["read"] != expected.read:
+                raise Wrong(f"replay: read {balance['read']} records instead of {expected.read}")
+            if len(expected.seen) < balance["counted"]:
+                raise Wrong(f"replay: counted {balance['counted']} of {len(expected.seen)}")
+            same_usage(expected, one.usage())
+            return f"{in_the_middle} of 3 kills hit a run; the last run counted {balance['counted']}"
+
+        return body
+
+
+def main():
+    if len(sys.argv) != 3:
+        sys.exit("usage: real_data.py BIN EVENTS")
+    binary, events = pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2])
+    if not os.access(binary, os.X_OK) or binary.is_dir():
+        sys.exit(f"real_data: {binary} is not a program; build it first")
+    cloudtrail = events / "cloudtrail"
+    if not cloudtrail.is_dir():
+        sys.exit(f"real_data: {events} has no folder cloudtrail with log objects")
+    if not recount.files_below([cloudtrail]):
+        sys.exit(f"real_data: no file below {cloudtrail}")
+
+    with tempfile.TemporaryDirectory(prefix="securebase-checks-") as scratch:
+        checks = Checks(str(binary), scratch)
+        everything = [cloudtrail.resolve()]
+        checks.check("cloudtrail", checks.whole(everything))
+        for folder in sorted(path for path in everything[0].iterdir() if path.is_dir()):
+            checks.check(f"cloudtrail/{folder.name}", checks.whole([folder]))
+        organizations = (events / "organizations").resolve()
+        if organizations.is_dir():
+            checks.check("organizations", checks.whole([organizations]))
+        checks.check("a second replay", checks.twice(everything))
+        checks.check("another order", checks.other_order(everything))
+        checks.check("the first files one by one", checks.one_by_one(everything, most=8))
+        checks.check("four processes at once", checks.four_at_once(everything))
+        checks.check("SIGKILL in the middle, three times", checks.killed(everything))
+    print(f"{checks.passed} passed, {checks.failed} failed")
+    sys.exit(1 if checks.failed else 0)
+
+
+if __name__ == "__main__":
+    main()
