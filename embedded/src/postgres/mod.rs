@@ -19,9 +19,10 @@ use cluster::Cluster;
 /// What a cluster is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// Survives a crash of the machine.
+    /// What is committed survives the kill of any process and a crash of the machine.
     Durable,
-    /// Survives the kill of any process, not a crash of the machine: nothing waits for the disk. For tests.
+    /// Nothing waits for the disk: a kill of the server loses its last commits, a crash of the machine everything. For
+    /// tests.
     Throwaway,
 }
 
