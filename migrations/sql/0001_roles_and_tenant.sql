@@ -29,8 +29,12 @@ begin
             end;
         end if;
     end loop;
-    -- A login that is no superuser works as the owner by membership.
-    if not pg_has_role(current_user, 'securebase_owner', 'member') then
+    -- A login that is no superuser works as the owner by membership. From version 16 on, who creates a role is a member
+    -- that may grant the role but not become it.
+    if not pg_has_role(
+        current_user, 'securebase_owner',
+        case when current_setting('server_version_num')::int >= 160000 then 'set' else 'member' end)
+    then
         begin
             execute format('grant securebase_owner to %I', current_user);
         exception when unique_violation then

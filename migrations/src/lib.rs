@@ -26,9 +26,9 @@ pub const TENANT_KEY_BYTES_MIN: usize = 32;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum MigrateError {
-    /// Stop: the address cannot be read. The text is not shown, it may hold a password.
-    #[error("the database address is not a postgresql:// url")]
-    NotAnAddress(#[source] sqlx::Error),
+    /// Stop: the address cannot be read. Neither it nor the cause is shown: it may hold a password.
+    #[error("the database address is not of the form postgresql://USER:PASSWORD@HOST:PORT/DATABASE")]
+    NotAnAddress,
     /// Retry: nothing answered there.
     #[error("cannot reach PostgreSQL at {at}: {source}")]
     Unreachable {
@@ -83,7 +83,11 @@ pub enum MigrateError {
 ///
 /// Safe to call from several processes at once, also for several databases of one cluster.
 pub async fn migrate(owner_url: &str) -> Result<(), MigrateError> {
-    let options: PgConnectOptions = owner_url.parse().map_err(MigrateError::NotAnAddress)?;
+    // The parser below takes any scheme.
+    if !["postgres://", "postgresql://"].iter().any(|scheme| owner_url.starts_with(scheme)) {
+        return Err(MigrateError::NotAnAddress);
+    }
+    let options: PgConnectOptions = owner_url.parse().map_err(|_| MigrateError::NotAnAddress)?;
     let at =
         format!("{}:{}/{}", options.get_host(), options.get_port(), options.get_database().unwrap_or("the default"));
     let unusable = |source: sqlx::Error| match source {
@@ -100,7 +104,8 @@ pub async fn migrate(owner_url: &str) -> Result<(), MigrateError> {
     }
     // "already exists, skipping" is no news.
     sqlx::query("set client_min_messages = warning").execute(&mut connection).await.map_err(unusable)?;
-    let outcome = MIGRATOR.run(&mut connection).await.map_err(explained);
+    // Not `run`: its future is not `Send` for a borrowed connection.
+    let outcome = MIGRATOR.run_direct(None, &mut connection, false).await.map_err(explained);
     // Closing also gives back the lock that a failed run still holds.
     drop(connection.close().await);
     outcome
