@@ -1,0 +1,34 @@
+//! The aggregator's PostgreSQL side against a real server, as the role it runs as in production.
+
+mod directory;
+mod interleavings;
+mod stage;
+mod usage_rows;
+
+use sqlx::AssertSqlSafe;
+
+use stage::Stage;
+
+#[tokio::test]
+async fn every_statement_prepares_as_the_role_that_runs_it_and_may_run() {
+    let stage = Stage::set().await;
+    let mut connection = stage.pool.acquire().await.unwrap();
+    for statement in aggregator::usage_rows::STATEMENTS.iter().chain(aggregator::directory::STATEMENTS) {
+        sqlx::raw_sql(AssertSqlSafe(format!("prepare one as {statement}")))
+            .execute(&mut *connection)
+            .await
+            .unwrap_or_else(|error| panic!("{error} in {statement}"));
+        let parameters: i32 =
+            sqlx::query_scalar("select cardinality(parameter_types) from pg_prepared_statements where name = 'one'")
+                .fetch_one(&mut *connection)
+                .await
+                .unwrap();
+        // Preparing checks names and types; privileges are checked when execution begins, which explaining does too.
+        let nulls = vec!["null"; usize::try_from(parameters).unwrap()].join(", ");
+        let arguments = if nulls.is_empty() { nulls } else { format!("({nulls})") };
+        sqlx::raw_sql(AssertSqlSafe(format!("explain execute one{arguments}; deallocate one")))
+            .execute(&mut *connection)
+            .await
+            .unwrap_or_else(|error| panic!("{error} in {statement}"));
+    }
+}
