@@ -1,0 +1,126 @@
+//! What holds for every request, before and after its route.
+
+use std::time::Duration;
+
+use aggregator::directory::CustomerId;
+use axum::extract::{FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::Response;
+use chrono::Utc;
+use ingest::Timestamp;
+use tokio::time::{Instant, timeout};
+use uuid::Uuid;
+
+use crate::problem::Problem;
+use crate::state::ApiState;
+
+/// From a request's last header byte to its answer, at most.
+pub const REQUEST_MS_MAX: u64 = 10_000;
+
+/// The largest body that is let in. No route reads a body yet.
+pub const BODY_BYTES_MAX: u64 = 16 * 1024;
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Security headers of every answer (OWASP REST Security Cheat Sheet, "Security Headers").
+const HEADERS: [(HeaderName, &str); 5] = [
+    (header::CACHE_CONTROL, "no-store"),
+    (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+];
+
+/// Names the request, bounds it in time and size, writes its problem, adds the headers, and logs one line.
+///
+/// The id is made here and never taken from the caller. The line holds no query string, header or body.
+pub(crate) async fn edge(request: Request, next: Next) -> Response {
+    let request_id = Uuid::new_v4().to_string();
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let started_at = Instant::now();
+
+    let answer = if body_is_too_large(&request) {
+        None
+    } else {
+        timeout(Duration::from_millis(REQUEST_MS_MAX), next.run(request)).await.map_or_else(
+            |_| Some(Err(Problem::unavailable("the answer took too long; ask for less, or again later"))),
+            |response| Some(Ok(response)),
+        )
+    };
+    let mut response = match answer {
+        Some(Ok(response)) => with_problem(response, &request_id),
+        Some(Err(problem)) => problem.write(&request_id),
+        None => {
+            let detail = format!("send a body of at most {BODY_BYTES_MAX} bytes with its length, or none");
+            let title = "The request is too large";
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", title, detail).write(&request_id)
+        }
+    };
+
+    let headers = response.headers_mut();
+    for (name, value) in HEADERS {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers.insert(X_REQUEST_ID, HeaderValue::from_str(&request_id).expect("a UUID is visible ASCII"));
+    tracing::info!(
+        %request_id,
+        %method,
+        ?path,
+        status = response.status().as_u16(),
+        elapsed_ms = u64::try_from(started_at.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "answered"
+    );
+    response
+}
+
+/// Writes the problem of a failed route; an error that some other layer made without one gets one.
+fn with_problem(response: Response, request_id: &str) -> Response {
+    let status = response.status();
+    if !status.is_client_error() && !status.is_server_error() {
+        return response;
+    }
+    let problem = response.extensions().get::<Problem>().cloned().unwrap_or_else(|| Problem::of_status(status));
+    let mut written = problem.write(request_id);
+    if let Some(allow) = response.headers().get(header::ALLOW) {
+        written.headers_mut().insert(header::ALLOW, allow.clone());
+    }
+    written
+}
+
+/// A declared length above the limit, or an undeclared one.
+fn body_is_too_large(request: &Request) -> bool {
+    let headers = request.headers();
+    let declared =
+        headers.get(header::CONTENT_LENGTH).map(|value| value.to_str().ok().and_then(|text| text.parse().ok()));
+    match declared {
+        Some(length) => length.is_none_or(|bytes: u64| bytes > BODY_BYTES_MAX),
+        None => headers.contains_key(header::TRANSFER_ENCODING),
+    }
+}
+
+/// The API's one reading of the clock, for ranges that begin or end now.
+#[expect(clippy::disallowed_methods, reason = "the edge reads the clock; what is behind it is told the time")]
+pub(crate) fn now() -> Timestamp {
+    Utc::now().into()
+}
+
+/// The customer of the request's key; extracting it is what makes a route private.
+#[derive(Clone, Debug)]
+pub(crate) struct Tenant(pub(crate) CustomerId);
+
+impl FromRequestParts<ApiState> for Tenant {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
+        let mut given = parts.headers.get_all(header::AUTHORIZATION).iter();
+        // Two headers are no key: which one counts must not depend on who reads them.
+        let (Some(header), None) = (given.next(), given.next()) else {
+            return Err(Problem::not_authenticated());
+        };
+        let customer = state.bootstrap_secret.authenticate_header(header.as_bytes());
+        customer.map(Self).map_err(|_| Problem::not_authenticated())
+    }
+}

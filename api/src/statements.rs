@@ -1,0 +1,41 @@
+//! Every statement prepares, as the role that runs it, on the migrated schema.
+
+use aggregator::directory::CustomerId;
+use embedded::testing::TestDatabase;
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, SqlSafeStr};
+
+use crate::usage::{GroupKey, Grouping, UsageScope, statement};
+use crate::{readiness, tenant};
+
+/// Each choice of keys once, in one order: the order changes no name.
+fn groupings() -> Vec<Grouping> {
+    let choices = 0..1_u32 << GroupKey::ALL.len();
+    let keys = |choice: u32| GroupKey::ALL.into_iter().enumerate().filter(move |(bit, _)| choice >> bit & 1 == 1);
+    choices.filter_map(|choice| Grouping::new(keys(choice).map(|(_, key)| key).collect()).ok()).collect()
+}
+
+#[tokio::test]
+async fn every_statement_prepares_as_the_role_that_runs_it() {
+    let migrate = async |url: String| migrations::migrate(&url).await;
+    let database = TestDatabase::create(&migrations::fingerprint(), migrate).await.unwrap();
+    let mut app = PgConnection::connect(&database.url("securebase_app")).await.unwrap();
+    let mut operator = PgConnection::connect(&database.url("securebase_operator")).await.unwrap();
+
+    for sql in [tenant::SET_TENANT, readiness::CHECK] {
+        app.prepare(sql.into_sql_str()).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+    let mut count = 0;
+    for grouping in groupings() {
+        let customer = UsageScope::Customer(CustomerId::parse("acme").unwrap());
+        for (scope, is_continued) in
+            [UsageScope::Tenant, UsageScope::AllAccounts, customer].iter().flat_map(|s| [(s, false), (s, true)])
+        {
+            let role = if *scope == UsageScope::Tenant { &mut app } else { &mut operator };
+            let sql = statement(&grouping, scope, is_continued);
+            let prepared = role.prepare(AssertSqlSafe(sql.clone()).into_sql_str()).await;
+            prepared.unwrap_or_else(|error| panic!("{sql}: {error}"));
+            count += 1;
+        }
+    }
+    assert_eq!(count, 4 * 16 * 3 * 2, "no, one or another unit of time; any of four keys; three scopes; two pages");
+}

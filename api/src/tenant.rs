@@ -1,0 +1,128 @@
+//! Transactions that see one customer only.
+
+use std::ops::{Deref, DerefMut};
+use std::time::Duration;
+
+use aggregator::directory::CustomerId;
+use sqlx::{PgConnection, PgPool, Postgres, Transaction};
+use thiserror::Error;
+
+use crate::key::{Key, KeyTooShort};
+
+/// How long a request waits for a connection and its tenant before PostgreSQL counts as away.
+pub const DATABASE_WAIT_MS_MAX: u64 = 3_000;
+
+/// Opens every transaction of a customer. Repeatable read: the statements of one answer see one state.
+pub(crate) const BEGIN: &str = "begin isolation level repeatable read read only";
+
+/// The first statement of every transaction of a customer.
+pub(crate) const SET_TENANT: &str = "select set_tenant($1, $2)";
+
+/// The key that vouches for a tenant; PostgreSQL holds the same key where no room's role can read it. It never prints.
+#[derive(Clone, Debug)]
+pub struct TenantMac(Key);
+
+impl TenantMac {
+    /// Takes the key given to `migrations::set_tenant_key`, at least 32 bytes.
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Result<Self, KeyTooShort> {
+        Key::new(bytes).map(Self)
+    }
+
+    /// HMAC-SHA256 of the customer's id, as `current_tenant()` checks it.
+    fn sign(&self, customer: &CustomerId) -> [u8; 32] {
+        self.0.sign(customer.as_str())
+    }
+}
+
+/// Why a transaction could not begin, or a query in it not end. All but [`TenantError::Refused`] are worth a retry.
+#[derive(Debug, Error)]
+pub enum TenantError {
+    /// No connection in time. Retry.
+    #[error("postgresql gave no connection within {DATABASE_WAIT_MS_MAX} ms")]
+    TimedOut,
+    /// PostgreSQL refused a right or a tenant's MAC. Stop: the key, the role or the schema is not the API's.
+    #[error("postgresql refused the tenant or a right (SQLSTATE 42501)")]
+    Refused(#[source] sqlx::Error),
+    /// Another failure of PostgreSQL. Retry when [`TenantError::is_away`], else stop.
+    #[error("postgresql failed")]
+    Database(#[source] sqlx::Error),
+}
+
+impl From<sqlx::Error> for TenantError {
+    fn from(error: sqlx::Error) -> Self {
+        match &error {
+            sqlx::Error::PoolTimedOut => Self::TimedOut,
+            sqlx::Error::Database(cause) if cause.code().as_deref() == Some("42501") => Self::Refused(error),
+            _ => Self::Database(error),
+        }
+    }
+}
+
+impl TenantError {
+    /// PostgreSQL cannot be reached, is starting, stopping or full, or a statement ran out of time: the same request
+    /// may succeed later.
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::TimedOut => true,
+            Self::Refused(_) => false,
+            Self::Database(error) => match error {
+                sqlx::Error::Io(_)
+                | sqlx::Error::Tls(_)
+                | sqlx::Error::PoolTimedOut
+                | sqlx::Error::PoolClosed
+                | sqlx::Error::Protocol(_)
+                | sqlx::Error::WorkerCrashed => true,
+                // Connection exceptions, bad credentials, missing database, no resources, operator's intervention
+                // (statement timeout, shutdown, start-up).
+                sqlx::Error::Database(cause) => cause
+                    .code()
+                    .is_some_and(|code| ["08", "28", "3D", "53", "57"].iter().any(|class| code.starts_with(class))),
+                _ => false,
+            },
+        }
+    }
+}
+
+/// A read-only transaction in which PostgreSQL shows one customer's rows only.
+///
+/// The tenant is local to the transaction: no setting survives it, so a pooler may hand the connection to anyone next.
+#[derive(Debug)]
+pub struct TenantTransaction(Transaction<'static, Postgres>);
+
+impl TenantTransaction {
+    /// Begins, and names the customer before anything else runs.
+    pub async fn begin(pool: &PgPool, key: &TenantMac, customer: &CustomerId) -> Result<Self, TenantError> {
+        let begin = async {
+            let mut transaction = pool.begin_with(BEGIN).await?;
+            sqlx::query(SET_TENANT)
+                .bind(customer.as_str())
+                .bind(key.sign(customer).as_slice())
+                .persistent(false)
+                .execute(&mut *transaction)
+                .await?;
+            Ok(Self(transaction))
+        };
+        tokio::time::timeout(Duration::from_millis(DATABASE_WAIT_MS_MAX), begin)
+            .await
+            .map_err(|_| TenantError::TimedOut)?
+    }
+
+    /// Ends the transaction. Dropping it ends it as well, but leaves the work to the connection's next user.
+    pub async fn end(self) -> Result<(), TenantError> {
+        Ok(self.0.commit().await?)
+    }
+}
+
+impl Deref for TenantTransaction {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.0
+    }
+}
+
+impl DerefMut for TenantTransaction {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.0
+    }
+}

@@ -1,0 +1,158 @@
+//! A fresh database, a running server, and rows put straight into the tables.
+
+use std::net::SocketAddr;
+
+use aggregator::directory::CustomerId;
+use api::{ApiState, BootstrapSecret, TenantMac, pool, serve};
+use chrono::{DateTime, Utc};
+use embedded::testing::TestDatabase;
+use ingest::{Meter, Timestamp};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection, PgConnection, PgPool};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+const MAC_KEY: [u8; 32] = [42; 32];
+const BOOTSTRAP_SECRET: [u8; 32] = [43; 32];
+
+/// One test's database and the server on it.
+pub(crate) struct Stage {
+    pub(crate) address: SocketAddr,
+    database: TestDatabase,
+}
+
+/// A row of `usage_rows`.
+#[derive(Clone, Debug)]
+pub(crate) struct UsageSeed {
+    pub(crate) customer: Option<String>,
+    pub(crate) account: String,
+    pub(crate) meter: Meter,
+    pub(crate) region: String,
+    pub(crate) category: String,
+    pub(crate) window_start: DateTime<Utc>,
+    pub(crate) partition: String,
+    pub(crate) total: u128,
+}
+
+impl UsageSeed {
+    /// The table's primary key.
+    pub(crate) fn key(&self) -> impl Ord + use<> {
+        let row = self.clone();
+        (row.account, row.meter, row.window_start, row.region, row.category, row.partition)
+    }
+}
+
+/// One row in October 2026.
+pub(crate) fn one_row(customer: Option<&str>, account: &str, total: u128) -> UsageSeed {
+    UsageSeed {
+        customer: customer.map(str::to_owned),
+        account: account.to_owned(),
+        meter: Meter::CloudTrailEvents,
+        region: "us-east-1".to_owned(),
+        category: "Management".to_owned(),
+        window_start: Timestamp::parse_rfc3339("2026-10-01T12:00:00Z").unwrap().into(),
+        partition: "p".to_owned(),
+        total,
+    }
+}
+
+impl Stage {
+    /// A migrated database with the tenant key, and a server on it as `securebase_app`.
+    pub(crate) async fn new() -> Self {
+        let migrate = async |url: String| migrations::migrate(&url).await;
+        let database = TestDatabase::create(&migrations::fingerprint(), migrate).await.unwrap();
+        let mut owner = PgConnection::connect(&database.superuser_url()).await.unwrap();
+        migrations::set_tenant_key(&mut owner, &MAC_KEY).await.unwrap();
+        let unserved = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut stage = Self { address: unserved, database };
+        stage.address = stage.serve(stage.state()).await;
+        stage
+    }
+
+    pub(crate) fn url(&self, role: &str) -> String {
+        self.database.url(role)
+    }
+
+    pub(crate) fn options(&self, role: &str) -> PgConnectOptions {
+        self.url(role).parse().unwrap()
+    }
+
+    pub(crate) fn postgres_address(&self) -> SocketAddr {
+        let options = self.options("securebase_app");
+        SocketAddr::new(options.get_host().parse().unwrap(), options.get_port())
+    }
+
+    /// A connection above row-level security.
+    pub(crate) async fn superuser(&self) -> PgConnection {
+        PgConnection::connect(&self.database.superuser_url()).await.unwrap()
+    }
+
+    pub(crate) fn pool(&self) -> PgPool {
+        pool(self.options("securebase_app"))
+    }
+
+    pub(crate) fn mac_key(&self) -> TenantMac {
+        TenantMac::new(MAC_KEY).unwrap()
+    }
+
+    pub(crate) fn state(&self) -> ApiState {
+        ApiState {
+            pool: self.pool(),
+            mac_key: self.mac_key(),
+            bootstrap_secret: BootstrapSecret::new(BOOTSTRAP_SECRET).unwrap(),
+        }
+    }
+
+    /// The key of a customer, whether it exists or not.
+    pub(crate) fn key(&self, customer: &str) -> String {
+        BootstrapSecret::new(BOOTSTRAP_SECRET).unwrap().key_for(&CustomerId::parse(customer).unwrap())
+    }
+
+    /// Another server in this process; it ends with the test.
+    pub(crate) async fn serve(&self, state: ApiState) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(serve(listener, state, std::future::pending()));
+        address
+    }
+
+    /// A server whose connections have another role or key.
+    pub(crate) async fn serve_as(&self, role: &str, mac_key: TenantMac) -> SocketAddr {
+        self.serve(ApiState { pool: pool(self.options(role)), mac_key, ..self.state() }).await
+    }
+
+    /// A server that ends when told to.
+    pub(crate) async fn stoppable(&self) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<std::io::Result<()>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let shutdown = async {
+            let _ = stopped.await;
+        };
+        (address, stop, tokio::spawn(serve(listener, self.state(), shutdown)))
+    }
+
+    /// Puts rows into the table as they are.
+    pub(crate) async fn seed(&self, rows: &[UsageSeed]) {
+        let column = |text: fn(&UsageSeed) -> String| rows.iter().map(text).collect::<Vec<_>>();
+        sqlx::query(
+            "insert into usage_rows
+                 (account_id, meter, region, category, window_start, partition, total, version, customer_id)
+             select account_id, meter, region, category, window_start, partition, total::numeric, 1, customer_id
+             from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::text[], $8::text[])
+                 as r (account_id, meter, region, category, window_start, partition, total, customer_id)",
+        )
+        .bind(column(|row| row.account.clone()))
+        .bind(column(|row| row.meter.to_string()))
+        .bind(column(|row| row.region.clone()))
+        .bind(column(|row| row.category.clone()))
+        .bind(rows.iter().map(|row| row.window_start).collect::<Vec<_>>())
+        .bind(column(|row| row.partition.clone()))
+        .bind(column(|row| row.total.to_string()))
+        .bind(rows.iter().map(|row| row.customer.clone()).collect::<Vec<_>>())
+        .execute(&mut self.superuser().await)
+        .await
+        .unwrap();
+    }
+}
