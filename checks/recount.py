@@ -132,6 +132,29 @@ def skip_balanced(text, at, end, depth=0):
     return None
 
 
+def newline_in_string(text, at, end):
+    """The first newline inside a string of the object at `at`; None if it closes, or the text ends, before one."""
+    depth, in_string = 0, False
+    while at < end:
+        if in_string:
+            if text[at] == "\n":
+                return at
+            if text[at] == "\\":
+                at += 1
+            elif text[at] == '"':
+                in_string = False
+        elif text[at] == '"':
+            in_string = True
+        elif text[at] in "{[":
+            depth += 1
+        elif text[at] in "}]":
+            depth -= 1
+            if depth == 0:
+                return None
+        at += 1
+    return None
+
+
 def skip_scalar(text, at, end):
     while at < end and text[at] not in ",]}":
         if text[at] == '"':
@@ -198,7 +221,9 @@ def salvage(text, at, end):
         return elements(text, at + 1, end)
     records = find_records(text, at, end)
     if records is None:
-        return [DeadLetter("broken_json")], skip_balanced(text, at, end)
+        # No string holds a newline as it is: an object that breaks there was one of JSON lines.
+        newline = newline_in_string(text, at, end)
+        return [DeadLetter("broken_json")], skip_balanced(text, at, end) if newline is None else newline
     found, behind = elements(text, records + 1, end)
     if behind is not None:
         behind = skip_balanced(text, behind, end, depth=1)
