@@ -9,12 +9,20 @@
 //! kind), or a dead letter (with its reason); and that identity and event time come from the source event alone.
 
 mod account;
+pub mod aws;
+pub mod backoff;
 pub mod cloudtrail;
+pub mod dead_letter;
+pub mod dynamodb;
 mod identity;
 mod inflate;
+pub mod kinesis;
+pub mod manifest;
 mod meter;
 mod object;
 mod records;
+mod slice;
+pub mod stream_format;
 mod time;
 mod usage_event;
 mod verdict;
@@ -23,6 +31,7 @@ pub use account::{AccountId, Bucket, NotAnAccountId};
 pub use identity::Identity;
 pub use meter::{Meter, UnknownMeter};
 pub use object::{Judged, ObjectRead, ReadError, read_object};
+pub use slice::{CounterKey, Packer, RunId, Slice, SliceGroup, SliceId};
 pub use time::{Hour, NotAnInstant, Timestamp};
 pub use usage_event::{Dimensions, UsageEvent};
 pub use verdict::{NotCounted, Reason, Verdict};

@@ -34,3 +34,10 @@ impl Dimensions<'_> {
     /// Longest value of a dimension, in bytes; every AWS Region and category is far below it.
     pub const VALUE_BYTES_MAX: usize = 64;
 }
+
+impl Dimensions<'_> {
+    /// The same dimensions, independent of the record they were read from.
+    pub fn into_owned(self) -> Dimensions<'static> {
+        Dimensions { region: Cow::Owned(self.region.into_owned()), category: Cow::Owned(self.category.into_owned()) }
+    }
+}

@@ -1,0 +1,227 @@
+//! One batch of slices, from the stream to acknowledged: every partition on its own, the shard never held up by one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures::{StreamExt, stream};
+use ingest::dead_letter::{DeadLetter, DeadLetters};
+use ingest::{Bucket, Hour, Reason, Slice, Timestamp, stream_format};
+
+use ingest::aws::AwsError;
+
+use crate::acknowledgement::{Acknowledgement, Acknowledgements};
+use crate::commit::{CommitError, Committed, Gain, Loaded, commit};
+use crate::commit_log::CommitLog;
+use crate::entry::CommitId;
+use crate::fold::Tally;
+
+/// Partitions committed at once.
+const PARTITIONS_AT_ONCE: usize = 16;
+
+/// Counts slices and acknowledges them.
+#[derive(Debug)]
+pub struct Aggregator<L> {
+    log: L,
+    acknowledgements: Acknowledgements,
+    dead_letters: DeadLetters,
+    cache: Cache,
+    random_id: fn() -> CommitId,
+    counters: Arc<Counters>,
+}
+
+/// What the aggregator has done since it started.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Write units of commit log entries.
+    pub write_units: AtomicU64,
+    /// Entries of other writers that were met.
+    pub conflicts: AtomicU64,
+    /// Writes whose answer was lost.
+    pub unknown_outcomes: AtomicU64,
+    /// Slices set aside because their partition cannot be trusted.
+    pub parked_slices: AtomicU64,
+}
+
+/// What came of a batch.
+#[derive(Debug, Default)]
+pub struct BatchOutcome {
+    /// What the logs gained; to be rolled up.
+    pub gains: Vec<Gain>,
+    /// Slices to try again, and why the last of them failed.
+    pub failed: Vec<Slice>,
+    /// Why.
+    pub failure: Option<BatchFailure>,
+}
+
+/// Why slices are to be tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum BatchFailure {
+    /// A log could not be written or read.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// Dead letters or acknowledgements could not be written.
+    #[error(transparent)]
+    Store(#[from] AwsError),
+}
+
+impl BatchFailure {
+    /// Whether the same batch may go through later; otherwise an operator has to act first.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Commit(error) => error.is_passing(),
+            Self::Store(error) => error.kind.is_passing(),
+        }
+    }
+}
+
+impl<L: CommitLog> Aggregator<L> {
+    /// An aggregator that keeps at most `cache_bytes_max` of known identities; `random_id` gives fresh random ids.
+    pub fn new(
+        log: L,
+        acknowledgements: Acknowledgements,
+        dead_letters: DeadLetters,
+        cache_bytes_max: usize,
+        random_id: fn() -> CommitId,
+        counters: Arc<Counters>,
+    ) -> Self {
+        let cache = Cache { bytes_max: cache_bytes_max, ..Cache::default() };
+        Self { log, acknowledgements, dead_letters, cache, random_id, counters }
+    }
+
+    /// Counts a batch. Each bucket and hour is committed on its own; when one fails its slices come back in `failed` and
+    /// the rest is done.
+    pub async fn run(&mut self, batch: Vec<Slice>, now: Timestamp) -> BatchOutcome {
+        let mut places = BTreeMap::<(Bucket, Hour), Vec<Slice>>::new();
+        for slice in batch {
+            places.entry((slice.bucket, slice.hour)).or_default().push(slice);
+        }
+        let work: Vec<_> = places.into_iter().map(|(place, slices)| (place, self.cache.take(place), slices)).collect();
+        let (log, random_id) = (&self.log, self.random_id);
+        let done: Vec<_> = stream::iter(work)
+            .map(|(place, mut loaded, slices)| async move {
+                let result = commit(log, &mut loaded, &slices, &random_id).await;
+                (place, loaded, slices, result)
+            })
+            .buffer_unordered(PARTITIONS_AT_ONCE)
+            .collect()
+            .await;
+
+        let mut outcome = BatchOutcome::default();
+        let mut acknowledged = Vec::new();
+        let mut slices_done = Vec::new();
+        for (place, loaded, slices, result) in done {
+            match result {
+                Ok(committed) => {
+                    self.cache.put(place, loaded);
+                    self.note(&committed);
+                    acknowledged.extend(acknowledge(&slices, &committed));
+                    outcome.gains.extend(committed.gains);
+                    slices_done.extend(slices);
+                }
+                Err(error) if error.is_of_the_log() => match self.park(&slices, &error, now).await {
+                    Ok(parked) => {
+                        acknowledged.extend(parked);
+                        slices_done.extend(slices);
+                    }
+                    Err(error) => outcome.fail(slices, error.into()),
+                },
+                Err(error) => outcome.fail(slices, error.into()),
+            }
+        }
+        if let Err(error) = self.acknowledgements.put((self.random_id)(), &acknowledged).await {
+            // Counted but not acknowledged: the next try finds everything known and says so.
+            outcome.fail(slices_done, error.into());
+        }
+        outcome
+    }
+
+    fn note(&self, committed: &Committed) {
+        self.counters.write_units.fetch_add(committed.units.0, Ordering::Relaxed);
+        self.counters.conflicts.fetch_add(committed.conflicts.into(), Ordering::Relaxed);
+        self.counters.unknown_outcomes.fetch_add(committed.unknown_outcomes.into(), Ordering::Relaxed);
+    }
+
+    /// Sets slices of a log that contradicts itself aside, whole.
+    async fn park(
+        &self,
+        slices: &[Slice],
+        error: &CommitError,
+        now: Timestamp,
+    ) -> Result<Vec<Acknowledgement>, AwsError> {
+        let letters = slices.iter().map(|slice| DeadLetter {
+            object: format!("slice:{}/{}", slice.id.run, slice.id.number),
+            offset: 0,
+            reason: Reason::PartitionUntrusted,
+            bytes: stream_format::encode(std::slice::from_ref(slice)),
+            is_whole: true,
+            seen_at: now,
+            resolved_at: None,
+        });
+        self.dead_letters.put(&letters.collect::<Vec<_>>()).await?;
+        self.counters.parked_slices.fetch_add(slices.len() as u64, Ordering::Relaxed);
+        tracing::error!(%error, slices = slices.len(), "a partition cannot be trusted; its slices are dead letters");
+        let parked = slices.iter().map(|slice| Acknowledgement {
+            slice: slice.id,
+            tally: Tally::default(),
+            parked: slice.events() as u64,
+            units: 0,
+            through: Vec::new(),
+        });
+        Ok(parked.collect())
+    }
+}
+
+impl BatchOutcome {
+    fn fail(&mut self, slices: Vec<Slice>, failure: BatchFailure) {
+        self.failed.extend(slices);
+        self.failure = Some(failure);
+    }
+}
+
+/// One acknowledgement a slice; the cost of the commit is shared evenly, the remainder with the first.
+fn acknowledge<'a>(slices: &'a [Slice], committed: &'a Committed) -> impl Iterator<Item = Acknowledgement> + 'a {
+    let share = committed.units.0 / slices.len() as u64;
+    let remainder = committed.units.0 % slices.len() as u64;
+    let through: Vec<_> = committed.gains.iter().map(|gain| (gain.partition.clone(), gain.to_version)).collect();
+    slices.iter().zip(&committed.tallies).enumerate().map(move |(position, (slice, tally))| Acknowledgement {
+        slice: slice.id,
+        tally: *tally,
+        parked: 0,
+        units: share + if position == 0 { remainder } else { 0 },
+        through: through.clone(),
+    })
+}
+
+/// Known states by bucket and hour, the least recently used dropped first. Only speed depends on it.
+#[derive(Debug, Default)]
+struct Cache {
+    bytes_max: usize,
+    bytes: usize,
+    uses: u64,
+    places: BTreeMap<(Bucket, Hour), (u64, usize, Loaded)>,
+}
+
+impl Cache {
+    fn take(&mut self, place: (Bucket, Hour)) -> Loaded {
+        match self.places.remove(&place) {
+            Some((_, bytes, loaded)) => {
+                self.bytes -= bytes;
+                loaded
+            }
+            None => Loaded::new(),
+        }
+    }
+
+    fn put(&mut self, place: (Bucket, Hour), loaded: Loaded) {
+        self.uses += 1;
+        let bytes = loaded.values().map(crate::known::Known::bytes).sum();
+        self.bytes += bytes;
+        self.places.insert(place, (self.uses, bytes, loaded));
+        while self.bytes_max < self.bytes {
+            let oldest = self.places.iter().min_by_key(|(_, (used, _, _))| *used).map(|(place, _)| *place);
+            let Some(oldest) = oldest else { break };
+            self.take(oldest);
+        }
+    }
+}

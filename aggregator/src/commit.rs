@@ -1,0 +1,225 @@
+//! Counting a batch: load, fold, append, and again when another was faster.
+
+use std::collections::{BTreeMap, HashMap};
+
+use ingest::{CounterKey, Slice};
+use thiserror::Error;
+
+use crate::commit_log::{AppendError, CommitLog, ReadError, WriteUnits};
+use crate::entry::{CommitId, Content, Entry};
+use crate::fold::{Tally, fold};
+use crate::known::{Known, Untrusted};
+use crate::partition::Partition;
+
+/// From how many identities on a log is split. A cold load of a full one reads 1.6 MB.
+pub const SPLIT_AT_IDENTITIES: usize = 100_000;
+/// Tries against conflicts before the batch goes back to the stream.
+const CONFLICTS_MAX: u32 = 100;
+
+/// What counting a batch in one bucket and hour came to.
+#[derive(Debug, Default)]
+pub struct Committed {
+    /// One for each slice, in order.
+    pub tallies: Vec<Tally>,
+    /// Every partition that was looked at, and what its log gained.
+    pub gains: Vec<Gain>,
+    /// What it cost.
+    pub units: WriteUnits,
+    /// How often another writer was faster.
+    pub conflicts: u32,
+    /// How often an answer was lost and the entry had to be looked up.
+    pub unknown_outcomes: u32,
+}
+
+/// What one log gained: everything of the batch is in it at `to_version`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gain {
+    /// Which log.
+    pub partition: Partition,
+    /// Its version before our first entry; equal to `to_version` when nothing was new.
+    pub from_version: u64,
+    /// Its version now.
+    pub to_version: u64,
+    /// The newest total of every counter named between the two; `None` when entries of others lie between.
+    pub totals: Option<HashMap<CounterKey, u64>>,
+}
+
+/// Why a batch was not counted in a partition. What was appended before the error stays and is known next time.
+#[derive(Debug, Error)]
+pub enum CommitError {
+    /// The log cannot be read. Retry if passing.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The log contradicts itself. Stop: park the batch.
+    #[error(transparent)]
+    Untrusted(#[from] Untrusted),
+    /// The entry cannot be written. Retry if passing.
+    #[error(transparent)]
+    Append(AppendError),
+    /// Others were faster every time. Retry.
+    #[error("partition {0}: others were faster {CONFLICTS_MAX} times")]
+    Contended(Partition),
+}
+
+impl CommitError {
+    /// Whether the same batch may go through later; otherwise someone has to look.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Read(ReadError::Store(error)) => error.kind.is_passing(),
+            Self::Append(AppendError::Refused(error) | AppendError::Unknown(error)) => error.kind.is_passing(),
+            Self::Append(AppendError::Occupied) | Self::Contended(_) => true,
+            Self::Read(ReadError::Item { .. }) | Self::Untrusted(_) => false,
+        }
+    }
+
+    /// Whether the log itself is at fault, so that the rest of the shard can go on without it.
+    pub fn is_of_the_log(&self) -> bool {
+        matches!(self, Self::Untrusted(_) | Self::Read(ReadError::Item { .. }))
+    }
+}
+
+/// Known states by partition; the caller keeps them between batches, or does not.
+pub type Loaded = BTreeMap<Partition, Known>;
+
+/// Counts slices of one bucket and hour. `loaded` may hold what is known of their partitions from before; it comes back
+/// holding what is known now. `commit_id` gives a fresh random id for each entry.
+pub async fn commit<L: CommitLog>(
+    log: &L,
+    loaded: &mut Loaded,
+    slices: &[Slice],
+    commit_id: &(dyn Fn() -> CommitId + Sync),
+) -> Result<Committed, CommitError> {
+    let mut committed = Committed { tallies: vec![Tally::default(); slices.len()], ..Committed::default() };
+    let Some(first) = slices.first() else { return Ok(committed) };
+    assert!(
+        slices.iter().all(|slice| (slice.bucket, slice.hour) == (first.bucket, first.hour)),
+        "a batch is of one bucket and hour"
+    );
+    let root = Partition::root(first.bucket, first.hour);
+    let mut waiting = vec![(root, slices.iter().cloned().enumerate().collect::<Vec<_>>())];
+    while let Some((partition, parts)) = waiting.pop() {
+        let known = loaded.remove(&partition);
+        let (positions, batch): (Vec<usize>, Vec<Slice>) = parts.into_iter().unzip();
+        let mut writer = Writer { log, commit_id, committed: &mut committed };
+        let (known, tallies, to_children) = writer.commit_one(&partition, known, &batch).await?;
+        for (position, tally) in positions.iter().zip(&tallies) {
+            committed.tallies[*position].counted += tally.counted;
+            committed.tallies[*position].duplicates += tally.duplicates;
+        }
+        for (child, parts) in to_children {
+            waiting.push((child, parts.into_iter().map(|(part, slice)| (positions[part], slice)).collect()));
+        }
+        loaded.insert(partition, known);
+    }
+    Ok(committed)
+}
+
+type ToChildren = BTreeMap<Partition, Vec<(usize, Slice)>>;
+
+struct Writer<'a, L> {
+    log: &'a L,
+    commit_id: &'a (dyn Fn() -> CommitId + Sync),
+    committed: &'a mut Committed,
+}
+
+enum Appended {
+    Ours,
+    /// Another's entry stands there; the known state has taken it in.
+    Others,
+}
+
+impl<L: CommitLog> Writer<'_, L> {
+    async fn commit_one(
+        &mut self,
+        partition: &Partition,
+        known: Option<Known>,
+        batch: &[Slice],
+    ) -> Result<(Known, Vec<Tally>, ToChildren), CommitError> {
+        let mut known = match known {
+            Some(known) => known,
+            None => {
+                let mut known = Known::empty(partition.clone());
+                self.catch_up(&mut known).await?;
+                known
+            }
+        };
+        let mut gain = Gain {
+            partition: partition.clone(),
+            from_version: known.version(),
+            to_version: known.version(),
+            totals: Some(HashMap::new()),
+        };
+        let mut conflicts = 0;
+        'fold: loop {
+            let is_full = SPLIT_AT_IDENTITIES <= known.identities() && !known.is_split();
+            let folded = if is_full { None } else { Some(fold(&known, batch)) };
+            let contents = folded.as_ref().map_or(vec![Content::Split], |folded| folded.contents.clone());
+            for content in contents {
+                let entry = Entry { version: known.version() + 1, commit: (self.commit_id)(), content };
+                match self.append(&mut known, &entry).await? {
+                    Appended::Ours => note_totals(&mut gain, &entry),
+                    Appended::Others => {
+                        conflicts += 1;
+                        self.committed.conflicts += 1;
+                        gain.totals = None;
+                        if conflicts == CONFLICTS_MAX {
+                            return Err(CommitError::Contended(partition.clone()));
+                        }
+                        continue 'fold;
+                    }
+                }
+            }
+            if let Some(folded) = folded {
+                gain.to_version = known.version();
+                self.committed.gains.push(gain);
+                return Ok((known, folded.tallies, folded.to_children));
+            }
+        }
+    }
+
+    /// Appends one entry. What is known changes only by what the store is seen to hold.
+    async fn append(&mut self, known: &mut Known, entry: &Entry) -> Result<Appended, CommitError> {
+        match self.log.append(known.partition(), entry).await {
+            Ok(units) => {
+                self.committed.units.0 += units.0;
+                known.apply(entry)?;
+                return Ok(Appended::Ours);
+            }
+            Err(AppendError::Occupied) => {}
+            Err(AppendError::Unknown(error)) => {
+                self.committed.unknown_outcomes += 1;
+                let entries = self.log.read_after(known.partition(), known.version()).await?;
+                if entries.is_empty() {
+                    return Err(CommitError::Append(AppendError::Unknown(error)));
+                }
+                return self.take_in(known, entry, &entries);
+            }
+            Err(refused @ AppendError::Refused(_)) => return Err(CommitError::Append(refused)),
+        }
+        let entries = self.log.read_after(known.partition(), known.version()).await?;
+        self.take_in(known, entry, &entries)
+    }
+
+    /// Takes in what stands at and after our version: ours if its commit id is ours.
+    fn take_in(&mut self, known: &mut Known, ours: &Entry, entries: &[Entry]) -> Result<Appended, CommitError> {
+        for entry in entries {
+            known.apply(entry)?;
+        }
+        // With others' entries behind ours the rest of the fold is stale, so ours counts only when it is the last.
+        let is_ours = matches!(entries, [only] if only.commit == ours.commit);
+        Ok(if is_ours { Appended::Ours } else { Appended::Others })
+    }
+
+    async fn catch_up(&mut self, known: &mut Known) -> Result<(), CommitError> {
+        for entry in self.log.read_after(known.partition(), known.version()).await? {
+            known.apply(&entry)?;
+        }
+        Ok(())
+    }
+}
+
+fn note_totals(gain: &mut Gain, entry: &Entry) {
+    if let (Some(totals), Content::Counted { groups, .. }) = (&mut gain.totals, &entry.content) {
+        totals.extend(groups.iter().map(|group| (group.counter.clone(), group.total)));
+    }
+}

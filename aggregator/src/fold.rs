@@ -1,0 +1,151 @@
+//! A batch against what is known: what is new, what is a duplicate, what was delivered before.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use ingest::{AccountId, CounterKey, Identity, Meter, Slice, SliceGroup, SliceId};
+
+use crate::entry::{Content, Entry, EntryGroup};
+use crate::known::Known;
+use crate::partition::Partition;
+
+/// What became of one delivered slice, in events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Counted, and this slice is where they came from. A redelivery finds the same number.
+    pub counted: u64,
+    /// Known from elsewhere, or from earlier in this slice.
+    pub duplicates: u64,
+}
+
+/// A batch folded into what is known.
+#[derive(Debug, Default)]
+pub struct Folded {
+    /// What the next entries say, in order; none if nothing is new.
+    pub contents: Vec<Content>,
+    /// One for each slice of the batch, in its order.
+    pub tallies: Vec<Tally>,
+    /// What a split partition does not know, for its children; the number is the slice's position in the batch.
+    pub to_children: BTreeMap<Partition, Vec<(usize, Slice)>>,
+}
+
+type Scoped = (Meter, AccountId, Identity);
+
+/// Folds delivered slices into a partition. The order of slices decides which copy counts, and nothing else.
+pub fn fold(known: &Known, batch: &[Slice]) -> Folded {
+    let mut folded = Folded::default();
+    let mut fresh = HashMap::<Scoped, SliceId>::new();
+    let mut drafts = Drafts::new(known);
+    for (position, slice) in batch.iter().enumerate() {
+        let mut tally = Tally::default();
+        let mut mine = HashSet::<Scoped>::new();
+        for group in &slice.groups {
+            let (meter, account) = (group.counter.meter, group.counter.account);
+            let mut elsewhere = BTreeMap::<Partition, Vec<Identity>>::new();
+            for &identity in &group.identities {
+                let scoped = (meter, account, identity);
+                let counted_from = known.counted_from(meter, account, identity).or_else(|| fresh.get(&scoped).copied());
+                match counted_from {
+                    Some(from) if from == slice.id && mine.insert(scoped) => tally.counted += 1,
+                    Some(_) => tally.duplicates += 1,
+                    None if known.is_split() => {
+                        elsewhere.entry(known.partition().child_of(&identity)).or_default().push(identity);
+                    }
+                    None => {
+                        fresh.insert(scoped, slice.id);
+                        mine.insert(scoped);
+                        drafts.add(&group.counter, slice.id, identity);
+                        tally.counted += 1;
+                    }
+                }
+            }
+            for (child, identities) in elsewhere {
+                let part = SliceGroup { identities, ..group.clone() };
+                add_part(folded.to_children.entry(child).or_default(), position, slice, part);
+            }
+        }
+        folded.tallies.push(tally);
+    }
+    folded.contents = drafts.finish();
+    folded
+}
+
+fn add_part(parts: &mut Vec<(usize, Slice)>, position: usize, slice: &Slice, group: SliceGroup) {
+    match parts.last_mut() {
+        Some((last, part)) if *last == position => part.groups.push(group),
+        _ => parts.push((position, Slice { groups: vec![group], ..*slice_frame(slice) })),
+    }
+}
+
+fn slice_frame(slice: &Slice) -> Box<Slice> {
+    Box::new(Slice { id: slice.id, bucket: slice.bucket, hour: slice.hour, groups: Vec::new() })
+}
+
+/// Collects new identities into entries of at most [`Entry::BYTES_MAX`].
+struct Drafts<'a> {
+    known: &'a Known,
+    done: Vec<Content>,
+    totals: HashMap<CounterKey, u64>,
+    slices: Vec<SliceId>,
+    groups: BTreeMap<CounterKey, (Vec<Identity>, Vec<(u16, u16)>)>,
+    bytes: usize,
+}
+
+/// Bytes a slice takes in an entry.
+const SLICE_BYTES: usize = 24;
+/// Bytes of an entry before its first slice: keys, commit id and frame.
+const ENTRY_BYTES: usize = 256;
+/// Bytes a group takes for the slice its identities came from.
+const SOURCE_BYTES: usize = 4;
+
+impl<'a> Drafts<'a> {
+    fn new(known: &'a Known) -> Self {
+        let (done, slices) = (Vec::new(), Vec::new());
+        Self { known, done, totals: HashMap::new(), slices, groups: BTreeMap::new(), bytes: ENTRY_BYTES }
+    }
+
+    fn add(&mut self, counter: &CounterKey, slice: SliceId, identity: Identity) {
+        let worst = Identity::BYTES + SOURCE_BYTES + SLICE_BYTES + EntryGroup::frame_bytes(counter);
+        if Entry::BYTES_MAX < self.bytes + worst {
+            self.close();
+        }
+        if self.slices.last() != Some(&slice) {
+            self.slices.push(slice);
+            self.bytes += SLICE_BYTES;
+        }
+        let position = u16::try_from(self.slices.len() - 1).expect("an entry holds fewer slices than its bytes allow");
+        if !self.groups.contains_key(counter) {
+            self.bytes += EntryGroup::frame_bytes(counter);
+            self.groups.insert(counter.clone(), (Vec::new(), Vec::new()));
+        }
+        let (identities, sources) = self.groups.get_mut(counter).expect("it was just put there");
+        identities.push(identity);
+        self.bytes += Identity::BYTES;
+        match sources.last_mut() {
+            Some((last, count)) if *last == position => *count += 1,
+            _ => {
+                sources.push((position, 1));
+                self.bytes += SOURCE_BYTES;
+            }
+        }
+    }
+
+    fn close(&mut self) {
+        let slices = std::mem::take(&mut self.slices);
+        let groups = std::mem::take(&mut self.groups);
+        self.bytes = ENTRY_BYTES;
+        let groups = groups.into_iter().map(|(counter, (identities, sources))| {
+            let total = self.totals.entry(counter.clone()).or_insert_with(|| self.known.total(&counter));
+            *total += identities.len() as u64;
+            EntryGroup { total: *total, counter, identities, sources }
+        });
+        let groups: Vec<_> = groups.collect();
+        if !groups.is_empty() {
+            self.done.push(Content::Counted { slices, groups });
+        }
+    }
+
+    fn finish(mut self) -> Vec<Content> {
+        self.close();
+        self.done
+    }
+}

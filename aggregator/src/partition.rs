@@ -1,0 +1,91 @@
+//! Where counts live: one log for each bucket and hour, and its children once it is full.
+
+use std::fmt;
+
+use ingest::{Bucket, Hour, Identity};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+/// One commit log: a bucket's hour, or a part of it after splits.
+///
+/// Written `07/2026-10-01T13`, a child `07/2026-10-01T13/a`, its child `07/2026-10-01T13/a3`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Partition {
+    /// The bucket of every account in it.
+    pub bucket: Bucket,
+    /// The tumbling window of every event in it.
+    pub hour: Hour,
+    /// One hexadecimal digit a split on the way to it; empty for the root.
+    path: String,
+}
+
+/// The text names no partition.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("not a partition such as 07/2026-10-01T13")]
+pub struct NotAPartition;
+
+impl Partition {
+    /// Children of a split partition.
+    pub const FANOUT: u8 = 16;
+
+    /// The partition that every event of this bucket and hour is looked up in first.
+    pub fn root(bucket: Bucket, hour: Hour) -> Self {
+        Self { bucket, hour, path: String::new() }
+    }
+
+    /// The child an identity belongs to once this partition is split: digit number `depth` of SHA-256 over the identity.
+    pub fn child_of(&self, identity: &Identity) -> Self {
+        let hash = hex::encode(Sha256::digest(identity.as_bytes()));
+        let depth = self.path.len();
+        Self { path: format!("{}{}", self.path, &hash[depth..=depth]), ..self.clone() }
+    }
+
+    /// Reads the written form.
+    pub fn parse(text: &str) -> Result<Self, NotAPartition> {
+        let mut parts = text.splitn(3, '/');
+        let bucket = parts.next().filter(|bucket| bucket.len() == 2).ok_or(NotAPartition)?;
+        let bucket = bucket.parse().ok().and_then(Bucket::new).ok_or(NotAPartition)?;
+        let hour = Hour::parse_key(parts.next().ok_or(NotAPartition)?).map_err(|_| NotAPartition)?;
+        let path = parts.next().unwrap_or_default();
+        let is_path = path.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+        if is_path && path.is_empty() != (text.matches('/').count() == 2) && path.len() < 64 {
+            Ok(Self { bucket, hour, path: path.to_owned() })
+        } else {
+            Err(NotAPartition)
+        }
+    }
+}
+
+impl fmt::Display for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:02}/{}", self.bucket.number(), self.hour)?;
+        if self.path.is_empty() { Ok(()) } else { write!(f, "/{}", self.path) }
+    }
+}
+
+impl fmt::Debug for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_is_written_and_read_and_its_children_partition_identities() {
+        let root = Partition::parse("07/2026-10-01T13").unwrap();
+        assert_eq!(root.to_string(), "07/2026-10-01T13");
+        let identity = Identity::from_bytes([9; 16]);
+        let child = root.child_of(&identity);
+        let grandchild = child.child_of(&identity);
+        assert_eq!(Partition::parse(&grandchild.to_string()), Ok(grandchild.clone()));
+        assert!(grandchild.to_string().starts_with(&child.to_string()));
+        for bad in
+            ["", "7/2026-10-01T13", "32/2026-10-01T13", "07/2026-10-01", "07/2026-10-01T13/", "07/2026-10-01T13/g"]
+        {
+            assert_eq!(Partition::parse(bad), Err(NotAPartition), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Putting slices on the Kinesis stream.
+
+use std::time::Duration;
+
+use aws_sdk_kinesis::Client;
+use aws_sdk_kinesis::primitives::Blob;
+use aws_sdk_kinesis::types::PutRecordsRequestEntry;
+
+use crate::aws::{AwsError, AwsErrorKind};
+use crate::backoff::Backoff;
+use crate::{Bucket, Slice, stream_format};
+
+/// Most records in a PutRecords call (Kinesis API reference, PutRecords).
+const REQUEST_RECORDS_MAX: usize = 500;
+/// Most bytes in a PutRecords call; the service takes 5 MiB, keys included.
+const REQUEST_BYTES_MAX: usize = 4 << 20;
+/// Where a record is closed and the next begun; the service takes 1 MiB, and one slice stays below a quarter of that
+/// unless its dimensions are very long.
+const RECORD_BYTES_TARGET: usize = 256 << 10;
+/// A shard takes 1 MiB and 1,000 records a second, so a short burst drains within the cap.
+const BACKOFF: Backoff = Backoff { base: Duration::from_millis(50), cap: Duration::from_secs(5), tries_max: 12 };
+
+/// One record for the stream.
+#[derive(Clone, Debug)]
+pub struct StreamRecord {
+    /// The partition key.
+    pub bucket: Bucket,
+    /// A CloudEvents batch of slices of that bucket.
+    pub body: Vec<u8>,
+}
+
+/// Packs slices into records, each of one bucket.
+pub fn pack(mut slices: Vec<Slice>) -> Vec<StreamRecord> {
+    slices.sort_by_key(|slice| slice.bucket);
+    let mut records = Vec::new();
+    for bucket in slices.chunk_by(|a, b| a.bucket == b.bucket) {
+        let mut rest = bucket;
+        while let Some(first) = rest.first() {
+            let mut bytes = 0;
+            let fitting = rest.iter().take_while(|slice| {
+                bytes += estimated_bytes(slice);
+                bytes <= RECORD_BYTES_TARGET
+            });
+            let (now, later) = rest.split_at(fitting.count().max(1));
+            records.push(StreamRecord { bucket: first.bucket, body: stream_format::encode(now) });
+            rest = later;
+        }
+    }
+    records
+}
+
+fn estimated_bytes(slice: &Slice) -> usize {
+    260 + slice.groups.iter().map(|group| 240 + group.identities.len() * 22).sum::<usize>()
+}
+
+/// The partition key of a bucket.
+pub fn partition_key(bucket: Bucket) -> String {
+    format!("{:02}", bucket.number())
+}
+
+/// Writes records to one stream.
+#[derive(Clone, Debug)]
+pub struct StreamWriter {
+    client: Client,
+    stream: String,
+    random: fn() -> u64,
+}
+
+impl StreamWriter {
+    /// A writer to `stream`; `random` feeds the jitter of its waits.
+    pub fn new(client: Client, stream: String, random: fn() -> u64) -> Self {
+        Self { client, stream, random }
+    }
+
+    /// Puts every record at least once. Only the entries the service refused are sent again, after a wait.
+    pub async fn put(&self, records: Vec<StreamRecord>) -> Result<(), AwsError> {
+        let mut request = Vec::new();
+        let mut bytes = 0;
+        for record in records {
+            let size = record.body.len() + 2;
+            if request.len() == REQUEST_RECORDS_MAX || REQUEST_BYTES_MAX < bytes + size {
+                self.put_request(std::mem::take(&mut request)).await?;
+                bytes = 0;
+            }
+            bytes += size;
+            request.push(record);
+        }
+        if request.is_empty() { Ok(()) } else { self.put_request(request).await }
+    }
+
+    async fn put_request(&self, records: Vec<StreamRecord>) -> Result<(), AwsError> {
+        let mut entries: Vec<PutRecordsRequestEntry> = records.into_iter().map(entry).collect();
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let sent = self.client.put_records().stream_name(&self.stream).set_records(Some(entries.clone())).send();
+            let failure = match sent.await.map_err(|error| AwsError::new("PutRecords", error)) {
+                Ok(answer) => {
+                    // Answers come in the order of the request; an entry with an error code was not stored.
+                    let refused: Vec<_> = answer.records().iter().map(|result| result.error_code().is_some()).collect();
+                    let said = answer.records().iter().find_map(|result| result.error_message()).unwrap_or_default();
+                    let mut is_refused = refused.iter().copied();
+                    entries.retain(|_| is_refused.next().unwrap_or(true));
+                    if entries.is_empty() {
+                        return Ok(());
+                    }
+                    AwsError { operation: "PutRecords", kind: AwsErrorKind::Throttled, said: said.to_owned() }
+                }
+                Err(error) if error.kind.is_passing() => error,
+                Err(error) => return Err(error),
+            };
+            match BACKOFF.wait(tries, (self.random)()) {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => return Err(failure),
+            }
+        }
+    }
+}
+
+fn entry(record: StreamRecord) -> PutRecordsRequestEntry {
+    PutRecordsRequestEntry::builder()
+        .partition_key(partition_key(record.bucket))
+        .data(Blob::new(record.body))
+        .build()
+        .expect("key and body are set")
+}
