@@ -77,6 +77,7 @@ impl TestDatabase {
         let mut admin = server.connect().await?;
         let template = template_name(fingerprint);
         ensure_template(&mut admin, &server, &template, migrate).await?;
+        #[expect(clippy::disallowed_methods, reason = "tests at once need different names; no result depends on them")]
         let name = format!("test_{:016x}", rand::random::<u64>());
         run(&mut admin, "create the test's database", format!("create database {name} template {template}")).await?;
         close(admin).await?;

@@ -9,13 +9,14 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{Pid, Uid, User, geteuid};
 use tempfile::TempDir;
 
+use super::deadline::Deadline;
 use super::installation::{Installation, Places};
 use super::{Durability, PostgresError, PostgresOptions};
 
@@ -112,10 +113,10 @@ struct Server {
 impl Server {
     /// Waits for the script, and so for the server; `None` if it takes longer.
     fn wait_for_end(&mut self, longest: Duration) -> Option<()> {
-        let deadline = Instant::now() + longest;
+        let deadline = Deadline::after(longest);
         loop {
             match self.script.try_wait() {
-                Ok(None) if Instant::now() < deadline => thread::sleep(POLL),
+                Ok(None) if !deadline.has_passed() => thread::sleep(POLL),
                 Ok(None) => return None,
                 Ok(Some(_)) | Err(_) => return Some(()),
             }
@@ -314,7 +315,7 @@ impl ClusterHome {
         let life = script.stdin.take();
         // From here on an error drops the server, which ends it.
         let mut server = Server { script, life, port, pid: 0 };
-        let deadline = Instant::now() + Duration::from_secs(READY_SECONDS_MAX);
+        let deadline = Deadline::after(Duration::from_secs(READY_SECONDS_MAX));
         loop {
             if let Some(pid) = self.ready_pid(port) {
                 server.pid = pid;
@@ -323,7 +324,7 @@ impl ClusterHome {
             if server.script.try_wait().is_ok_and(|ended| ended.is_some()) {
                 return Err(self.explain(log_start, port));
             }
-            if deadline <= Instant::now() {
+            if deadline.has_passed() {
                 let (log, last_lines) = (self.log.clone(), last_lines(&self.log_from(log_start)));
                 return Err(PostgresError::NotReady { seconds: READY_SECONDS_MAX, log, last_lines });
             }
@@ -412,8 +413,7 @@ impl ClusterHome {
     fn explain(&self, log_start: u64, port: u16) -> PostgresError {
         let text = self.log_from(log_start);
         let directory = self.directory.clone();
-        let free_bytes = statvfs(&self.directory)
-            .map(|disk| u64::from(disk.fragment_size()).saturating_mul(u64::from(disk.blocks_available())));
+        let free_bytes = free_bytes(&self.directory);
         if text.contains("Address already in use") {
             return PostgresError::PortInUse { port };
         }
@@ -441,7 +441,7 @@ impl ClusterHome {
 
 /// Waits while a cluster ends whose starter is gone; one whose starter lives is in use.
 fn wait_for_lock(lock: &File, starter: &mut File, directory: &Path) -> Result<(), PostgresError> {
-    let deadline = Instant::now() + Duration::from_secs(PREDECESSOR_SECONDS_MAX);
+    let deadline = Deadline::after(Duration::from_secs(PREDECESSOR_SECONDS_MAX));
     loop {
         match lock.try_lock() {
             Ok(()) => return Ok(()),
@@ -449,7 +449,7 @@ fn wait_for_lock(lock: &File, starter: &mut File, directory: &Path) -> Result<()
             Err(TryLockError::Error(error)) => return Err(file_error("lock", directory, directory, error)),
         }
         let starter_lives = matches!(starter.try_lock_shared(), Err(TryLockError::WouldBlock));
-        if starter_lives || deadline <= Instant::now() {
+        if starter_lives || deadline.has_passed() {
             let mut pid = String::new();
             let read = starter.rewind().and_then(|()| starter.read_to_string(&mut pid));
             let pid = if read.is_ok() && !pid.trim().is_empty() { pid.trim().to_owned() } else { "unknown".to_owned() };
@@ -474,6 +474,13 @@ fn file_error(attempt: &'static str, path: &Path, directory: &Path, source: io::
         },
         _ => PostgresError::File { attempt, path: path.to_owned(), source },
     }
+}
+
+/// What this user may still write to the file system of a directory.
+#[allow(clippy::useless_conversion, reason = "the widths of these counts differ between systems")]
+fn free_bytes(directory: &Path) -> nix::Result<u64> {
+    let disk = statvfs(directory)?;
+    Ok(u64::from(disk.fragment_size()).saturating_mul(u64::from(disk.blocks_available())))
 }
 
 fn free_port() -> io::Result<u16> {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::env;
-use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -139,9 +138,7 @@ const ADVICE: &str = if cfg!(target_os = "macos") {
 
 /// Installs PostgreSQL with the machine's package manager, if there is one that we may run.
 fn install() -> Result<(), PostgresError> {
-    let none = PostgresError::NotInstalled { advice: ADVICE };
     if cfg!(target_os = "linux") && nix::unistd::geteuid().is_root() && on_path("apt-get") {
-        tracing::info!("PostgreSQL is not on this machine");
         eprintln!("PostgreSQL is not installed: installing the package `postgresql` with apt-get");
         let path = Path::new(NO_MAIN_CLUSTER);
         let written = path.parent().map(fs::create_dir_all).is_some_and(|made| made.is_ok())
@@ -162,7 +159,7 @@ fn install() -> Result<(), PostgresError> {
         eprintln!("PostgreSQL is not installed: installing postgresql@17 with brew");
         return run("brew", &["install", "--quiet", "postgresql@17"]);
     }
-    Err(none)
+    Err(PostgresError::NotInstalled { advice: ADVICE })
 }
 
 fn on_path(program: &str) -> bool {
@@ -174,7 +171,7 @@ fn run(program: &'static str, arguments: &[&str]) -> Result<(), PostgresError> {
     let failed = |reason: String| PostgresError::InstallFailed { program, reason, advice: ADVICE };
     let answer = Command::new(program)
         .args(arguments)
-        .env("DEBIAN_FRONTEND", OsString::from("noninteractive"))
+        .env("DEBIAN_FRONTEND", "noninteractive")
         .stdin(Stdio::null())
         .output()
         .map_err(|error| failed(error.to_string()))?;

@@ -5,6 +5,7 @@
 //! drops it no earlier, whoever is killed. Who holds the lock therefore knows that a `postmaster.pid` left behind is stale.
 
 mod cluster;
+mod deadline;
 mod installation;
 
 use std::io;

@@ -1,5 +1,7 @@
 //! The servers as their users meet them: through the AWS SDK, through SQL, and through kills.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
+
 mod dynamodb;
 mod kinesis;
 mod postgres;

@@ -34,6 +34,7 @@ fn pid(number: u32) -> Pid {
 }
 
 /// Waits for something that another process is about to do.
+#[expect(clippy::disallowed_methods, reason = "how long another process may take is measured by the clock")]
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !holds() {
