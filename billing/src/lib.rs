@@ -10,6 +10,7 @@
 
 #![deny(clippy::float_arithmetic)]
 
+mod document;
 mod fraction;
 mod invoice;
 mod money;
@@ -18,8 +19,16 @@ mod proration;
 mod quantity;
 mod rate_card;
 mod rating;
+mod read;
+mod render;
+mod run;
+mod statements;
 mod tier;
 
+pub use document::{
+    InvoiceDocument, InvoiceSummary, LineDocument, ORDER, Party, PeriodDocument, PriceDocument, Rates, SourceClass,
+    UsageSource,
+};
 pub use fraction::Fraction;
 pub use invoice::{Draft, DraftError, Totals, VolumeDiscount, draft};
 pub use money::{AmountError, Currency, Money, NotAShare, Share, UnknownCurrency};
@@ -28,4 +37,10 @@ pub use proration::part;
 pub use quantity::{Quantity, RawUnit, Usage, UsageError};
 pub use rate_card::{Price, PriceRow, RateCard, RateCardError, RateCardRow, UnitPrice};
 pub use rating::{Line, LineKind, RatingError, describe, rate};
+pub use read::{LIST_LIMIT_MAX, ReadError, list_invoices, load_invoice};
+pub use render::render_text;
+pub use run::{
+    BillingError, CustomerResult, Customers, DUE_DAYS, Outcome, RunError, RunReport, RunRequest, issue, preview,
+};
+pub use statements::{STATEMENTS, Statement};
 pub use tier::{Tier, UnknownTier};

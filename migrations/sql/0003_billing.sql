@@ -106,8 +106,8 @@ create table invoices (
         net_minor = subtotal_minor - discount_minor and total_minor = net_minor + tax_minor)
 );
 
-create index invoices_by_customer on invoices (customer_id, issued_at desc, invoice_id);
-create index invoices_by_issue on invoices (issued_at desc, invoice_id);
+create index invoices_by_customer on invoices (customer_id, issued_at desc, invoice_id desc);
+create index invoices_by_issue on invoices (issued_at desc, invoice_id desc);
 
 -- The quantity is quantity_raw / quantity_raw_per_unit, the amount before rounding exact_numerator / exact_denominator
 -- minor units: two numbers each, because a month's seconds divide into no finite decimal.

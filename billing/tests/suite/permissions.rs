@@ -1,0 +1,184 @@
+//! What each role may see and do.
+
+use billing::{STATEMENTS, list_invoices, load_invoice};
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use crate::fixture::{Fixture, at, only_invoice, request};
+
+const ROOM_ROLES: [&str; 5] =
+    ["securebase_app", "securebase_aggregator", "securebase_billing", "securebase_operator", "securebase_analytics"];
+
+async fn run(connection: &mut PgConnection, sql: &str) -> Result<u64, sqlx::Error> {
+    let done = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(connection).await?;
+    Ok(done.rows_affected())
+}
+
+/// Preparing finds a wrong name; explaining starts the plan, which is where PostgreSQL checks what the role may do.
+#[tokio::test]
+async fn every_statement_is_prepared_and_permitted_as_its_roles() {
+    let fixture = Fixture::new().await;
+    for statement in STATEMENTS {
+        for role in statement.roles {
+            let mut connection = fixture.connect(role).await;
+            let sql = statement.sql;
+            let parameters = (1..=20).take_while(|number| sql.contains(&format!("${number}"))).count();
+            let nulls = vec!["null"; parameters].join(", ");
+            let arguments = if nulls.is_empty() { String::new() } else { format!("({nulls})") };
+            run(&mut connection, &format!("prepare checked as {sql}; explain execute checked{arguments}"))
+                .await
+                .unwrap_or_else(|error| panic!("{} as {role}: {error}", statement.name));
+        }
+    }
+    // The check can fail: without the privilege, the explanation is refused.
+    let mut analytics = fixture.connect("securebase_analytics").await;
+    let number = "explain update invoice_number_counters set last_number = last_number + 1";
+    assert!(run(&mut analytics, number).await.is_err());
+}
+
+#[tokio::test]
+async fn what_was_issued_is_changed_and_deleted_by_nobody() {
+    let fixture = Fixture::new().await;
+    fixture.customer("anna", "standard", "2026-01-01T00:00:00Z").await;
+    fixture.worked_example("anna").await;
+    let issued = fixture.issue_october().await;
+    let attempts = [
+        "update invoices set total_minor = 0, net_minor = -tax_minor, discount_minor = subtotal_minor + tax_minor",
+        "update invoices set snapshot = '{}'",
+        "update invoices set customer_id = 'other'",
+        "update invoices set invoice_number = 'INV-2026-11-0002'",
+        "update invoices set due_at = due_at + interval '1 day'",
+        "update invoices set status = 'draft', invoice_number = null, issued_at = null, due_at = null",
+        "update invoices set status = 'cancelled', invoice_number = null, issued_at = null, due_at = null",
+        "delete from invoices",
+        "truncate invoices cascade",
+        "update invoice_lines set amount_minor = amount_minor - 1 where kind = 'base_fee'",
+        "update invoice_lines set description = 'nothing'",
+        "delete from invoice_lines",
+        "truncate invoice_lines",
+        "insert into invoice_lines select invoice_id, 7, customer_id, kind, meter, description, quantity_raw, \
+             quantity_raw_per_unit, unit, unit_price, exact_numerator, exact_denominator, amount_minor \
+         from invoice_lines where position = 1",
+        "delete from customers",
+    ];
+    let mut superuser = fixture.superuser().await;
+    for attempt in attempts {
+        let refused = run(&mut superuser, attempt).await;
+        assert!(refused.is_err(), "the superuser, whom only triggers stop: {attempt}: {refused:?}");
+        for role in ROOM_ROLES {
+            let refused = run(&mut fixture.connect(role).await, attempt).await;
+            assert!(refused.is_err(), "{role}: {attempt}: {refused:?}");
+        }
+    }
+    let number = only_invoice(&issued).number.clone().unwrap();
+    let stored = load_invoice(&mut superuser, &number).await.unwrap().unwrap();
+    assert_eq!(&stored, only_invoice(&issued));
+
+    let pay = "update invoices set status = 'paid', paid_at = '2026-11-20T00:00:00Z'";
+    for role in ROOM_ROLES {
+        let paid = run(&mut fixture.connect(role).await, pay).await;
+        assert_eq!(paid.is_ok(), role == "securebase_billing", "{role}: {paid:?}");
+    }
+    let reopen = run(&mut superuser, "update invoices set status = 'issued', paid_at = null").await;
+    assert!(reopen.is_err(), "a payment is not taken back by an update");
+}
+
+#[tokio::test]
+async fn an_invoice_begins_as_a_draft_and_its_lines_sum_to_its_subtotal() {
+    let fixture = Fixture::new().await;
+    fixture.customer("anna", "standard", "2026-01-01T00:00:00Z").await;
+    fixture.customer("bert", "standard", "2026-01-01T00:00:00Z").await;
+    let invoice = |status: &str| {
+        format!(
+            "insert into invoices (customer_id, kind, revision, period_start, period_end, status, invoice_number, currency,
+                 subtotal_minor, discount_minor, net_minor, tax_rate, tax_minor, total_minor, source_class, rate_card_id,
+                 snapshot, issued_at, due_at, created_at)
+             values ('anna', 'monthly', 1, '2026-10-01', '2026-11-01', {status}, 'USD', 5, 0, 5, 0, 0, 5, 'best effort', 1,
+                 '{{}}', {dates}, '2026-11-01')",
+            dates = if status.contains("draft") { "null, null" } else { "'2026-11-01', '2026-12-01'" },
+        )
+    };
+    let line = |customer: &str, amount: i64| {
+        format!(
+            "insert into invoice_lines select invoice_id, 1, '{customer}', 'usage', 'guardduty_findings', '', 1, 1, '', 0.05,
+                 5, 1, {amount} from invoices where customer_id = 'anna'"
+        )
+    };
+    let mut connection = fixture.connect("securebase_billing").await;
+    let at_once = run(&mut connection, &invoice("'issued', 'INV-2026-11-0001'")).await.unwrap_err();
+    assert!(at_once.to_string().contains("an invoice begins as a draft"), "{at_once}");
+    run(&mut connection, &invoice("'draft', null")).await.unwrap();
+    let crossing = run(&mut connection, &line("bert", 5)).await.unwrap_err();
+    assert!(crossing.to_string().contains("invoice_lines_stay_with_their_customer"), "{crossing}");
+    let unrounded = run(&mut connection, &line("anna", 6)).await.unwrap_err();
+    assert!(unrounded.to_string().contains("invoice_lines_amount_is_the_rounded_one"), "{unrounded}");
+    let issue = "update invoices set status = 'issued', invoice_number = 'INV-2026-11-0001', issued_at = '2026-11-01',
+        due_at = '2026-12-01' where customer_id = 'anna'";
+    let without_lines = run(&mut connection, issue).await.unwrap_err();
+    assert!(without_lines.to_string().contains("do not sum to its subtotal"), "{without_lines}");
+
+    let mut app = fixture.connect("securebase_app").await;
+    let mut anna = Fixture::tenant(&mut app, "anna").await;
+    assert!(list_invoices(&mut anna, 10, None).await.unwrap().is_empty(), "a draft is not the customer's to see");
+    anna.rollback().await.unwrap();
+
+    let report = fixture.issue_october().await;
+    assert!(crate::fixture::summary(&report)[0].contains("stored as draft"), "a stored draft is not issued by a run");
+    run(&mut connection, &line("anna", 5)).await.unwrap();
+    assert_eq!(run(&mut connection, &issue.replace("0001", "0002")).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn the_application_sees_the_proven_customers_issued_invoices_only() {
+    let fixture = Fixture::new().await;
+    fixture.customer("anna", "standard", "2026-01-01T00:00:00Z").await;
+    fixture.customer("bert", "fintech", "2026-01-01T00:00:00Z").await;
+    fixture.issue_october().await;
+    let mut app = fixture.connect("securebase_app").await;
+    assert!(list_invoices(&mut app, 10, None).await.unwrap().is_empty(), "no tenant, no rows");
+    assert_eq!(load_invoice(&mut app, "INV-2026-11-0001").await.unwrap(), None);
+
+    let mut anna = Fixture::tenant(&mut app, "anna").await;
+    let seen = list_invoices(&mut anna, 10, None).await.unwrap();
+    assert_eq!(seen.iter().map(|invoice| invoice.number.as_str()).collect::<Vec<_>>(), ["INV-2026-11-0001"]);
+    let own = load_invoice(&mut anna, &seen[0].id).await.unwrap().unwrap();
+    assert_eq!((own.customer.as_str(), own.lines.len(), own.total.as_str()), ("anna", 1, seen[0].total.as_str()));
+    assert_eq!(load_invoice(&mut anna, "INV-2026-11-0002").await.unwrap(), None, "another customer's");
+    let summary: Vec<(String, i64)> =
+        sqlx::query_as("select customer_id, open_minor::bigint from customer_billing_summary")
+            .fetch_all(&mut *anna)
+            .await
+            .unwrap();
+    assert_eq!(summary, [("anna".to_owned(), 216_000)]);
+    anna.rollback().await.unwrap();
+
+    let lines = "select from invoice_lines";
+    assert_eq!(run(&mut app, lines).await.unwrap(), 0);
+    for table in ["rate_cards", "rate_card_prices", "invoice_number_counters"] {
+        assert!(run(&mut app, &format!("select from {table}")).await.is_err(), "{table}");
+    }
+}
+
+#[tokio::test]
+async fn invoices_are_listed_newest_first_and_page_by_page() {
+    let fixture = Fixture::new().await;
+    fixture.customer("anna", "standard", "2026-01-01T00:00:00Z").await;
+    for (period, now) in
+        [("2026-08", "2026-09-01T00:00:00Z"), ("2026-09", "2026-10-01T00:00:00Z"), ("2026-10", "2026-11-01T00:00:00Z")]
+    {
+        billing::issue(&fixture.billing, &request(period), at(now)).await.unwrap();
+    }
+    let mut operator = fixture.connect("securebase_operator").await;
+    let mut seen = Vec::new();
+    let mut before: Option<String> = None;
+    loop {
+        let page = list_invoices(&mut operator, 2, before.as_deref()).await.unwrap();
+        let Some(last) = page.last() else { break };
+        before = Some(last.number.clone());
+        seen.extend(page.into_iter().map(|invoice| invoice.period.start));
+    }
+    assert_eq!(seen, ["2026-10-01", "2026-09-01", "2026-08-01"]);
+    for nothing in ["INV-2020-01-0001", "", "\0", "'"] {
+        assert!(list_invoices(&mut operator, 2, Some(nothing)).await.unwrap().is_empty(), "{nothing:?}");
+        assert_eq!(load_invoice(&mut operator, nothing).await.unwrap(), None, "{nothing:?}");
+    }
+}
