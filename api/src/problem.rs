@@ -145,7 +145,9 @@ impl From<TenantError> for Problem {
     fn from(error: TenantError) -> Self {
         if error.is_away() {
             tracing::warn!(error = &error as &dyn std::error::Error, "postgresql is away");
-            return Self::unavailable("the database does not answer; send the same request again later");
+            return Self::unavailable(
+                "the database does not answer in time; send the same request again later, or ask for less",
+            );
         }
         match &error {
             TenantError::Refused(_) => {

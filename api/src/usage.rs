@@ -298,7 +298,8 @@ type UsageStatement = Query<'static, Postgres, PgArguments>;
 
 /// The statement that answers a query: fixed fragments only, every value is a parameter.
 ///
-/// $1 meter, $2 from, $3 to, $4 row limit (null: none), then the customer if the scope names one, then the cursor's keys.
+/// $1 meter, $2 from, $3 to, $4 row limit (null: none), then the customer if the scope names one, then the cursor's
+/// keys.
 pub(crate) fn statement(grouping: &Grouping, scope: &UsageScope, is_continued: bool) -> String {
     let keys: Vec<&str> = grouping.keys().iter().map(|key| key.expression()).collect();
     let mut parameters = 4;
@@ -462,7 +463,10 @@ mod tests {
             quantity: "262".into(),
         };
         let answer = UsageAnswer { complete_through: None, rows: vec![row], next_cursor: None };
-        let expected = r#"{"complete_through":null,"rows":[{"account":"123837392027","hour":"2023-07-10T11:00:00Z","category":"Management","customer":null,"quantity":"262"}]}"#;
+        let expected = concat!(
+            r#"{"complete_through":null,"rows":[{"account":"123837392027","hour":"2023-07-10T11:00:00Z","#,
+            r#""category":"Management","customer":null,"quantity":"262"}]}"#
+        );
         assert_eq!(serde_json::to_string(&answer).unwrap(), expected);
     }
 

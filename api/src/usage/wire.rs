@@ -60,7 +60,8 @@ pub(crate) fn read(parameters: &Parameters, now: Timestamp) -> Result<UsageQuery
 }
 
 fn foreign_cursor() -> Problem {
-    let detail = "query parameter `cursor` belongs to another question; repeat every other parameter as it was, or leave `cursor` out";
+    let detail = "query parameter `cursor` belongs to another question; \
+                  repeat every other parameter as it was, or leave `cursor` out";
     Problem::parameter("cursor", detail)
 }
 
@@ -99,5 +100,45 @@ impl From<UsageError> for Problem {
             UsageError::BadCursor => foreign_cursor(),
             UsageError::Database(error) => TenantError::from(error).into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::extract::FromRequestParts;
+    use axum::http::Request;
+
+    use super::*;
+
+    async fn read_at(query: &str, now: &str) -> Result<UsageQuery, Problem> {
+        let (mut parts, ()) = Request::get(format!("/v1/usage?{query}")).body(()).unwrap().into_parts();
+        let parameters = Parameters::from_request_parts(&mut parts, &()).await.unwrap();
+        read(&parameters, Timestamp::parse_rfc3339(now).unwrap())
+    }
+
+    #[tokio::test]
+    async fn without_a_range_the_question_is_about_the_running_month() {
+        for (query, now, from, to) in [
+            ("", "2026-10-15T13:59:59.999999Z", "2026-10-01T00:00:00Z", "2026-10-15T14:00:00Z"),
+            ("", "2026-11-01T00:00:00Z", "2026-11-01T00:00:00Z", "2026-11-01T01:00:00Z"),
+            ("", "2026-10-31T23:00:00Z", "2026-10-01T00:00:00Z", "2026-11-01T00:00:00Z"),
+            ("&to=2026-11-01T00:00:00Z", "2026-12-24T08:00:00Z", "2026-10-01T00:00:00Z", "2026-11-01T00:00:00Z"),
+            ("&from=2026-12-01T00:00:00Z", "2026-12-24T08:00:00Z", "2026-12-01T00:00:00Z", "2026-12-24T09:00:00Z"),
+        ] {
+            let question = read_at(&format!("meter=cloudtrail_events{query}"), now).await.unwrap();
+            assert_eq!(
+                (question.from.to_string().as_str(), question.to.to_string().as_str()),
+                (from, to),
+                "{query} {now}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_range_before_its_default_end_is_refused_by_name() {
+        let future = read_at("meter=cloudtrail_events&from=2027-01-01T00:00:00Z", "2026-12-24T08:00:00Z").await;
+        assert_eq!(future.unwrap_err().parameter.as_deref(), Some("to"));
+        let old = read_at("meter=cloudtrail_events&from=2020-01-01T00:00:00Z", "2026-12-24T08:00:00Z").await;
+        assert_eq!(old.unwrap_err().parameter.as_deref(), Some("from"));
     }
 }

@@ -82,7 +82,8 @@ async fn a_draft_is_not_there() {
     issue(&stage, &["2026-10"]).await;
     let draft: String = sqlx::query_scalar(
         "insert into invoices (customer_id, kind, revision, period_start, period_end, status, currency, subtotal_minor,
-             discount_minor, net_minor, tax_rate, tax_minor, total_minor, source_class, rate_card_id, snapshot, created_at)
+             discount_minor, net_minor, tax_rate, tax_minor, total_minor, source_class, rate_card_id, snapshot,
+             created_at)
          select customer_id, kind, 2, period_start, period_end, 'draft', currency, subtotal_minor, discount_minor,
              net_minor, tax_rate, tax_minor, total_minor, source_class, rate_card_id, snapshot, created_at
          from invoices where customer_id = 'acme'

@@ -140,7 +140,8 @@ impl Stage {
             "insert into usage_rows
                  (account_id, meter, region, category, window_start, partition, total, version, customer_id)
              select account_id, meter, region, category, window_start, partition, total::numeric, 1, customer_id
-             from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::text[], $8::text[])
+             from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::text[],
+                 $8::text[])
                  as r (account_id, meter, region, category, window_start, partition, total, customer_id)",
         )
         .bind(column(|row| row.account.clone()))

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 
 use crate::client::{encoded, get};
-use crate::stage::{Stage, UsageSeed};
+use crate::stage::{Stage, UsageSeed, one_row};
 
 fn at(text: &str) -> Timestamp {
     Timestamp::parse_rfc3339(text).unwrap()
@@ -185,36 +185,22 @@ async fn the_tenants_scope_shows_nothing_without_a_tenant() {
 }
 
 #[tokio::test]
-async fn without_a_range_the_answer_is_the_running_month() {
+async fn without_from_the_answer_begins_with_the_month_of_its_last_hour() {
     let stage = Stage::new().await;
-    let now = Utc::now();
-    let this_month = now.format("%Y-%m").to_string();
-    let hour = Timestamp::from(now).hour().start();
-    let seed = |window_start: Timestamp, total| UsageSeed {
-        customer: Some("acme".into()),
-        account: "000000000001".into(),
-        meter: Meter::CloudTrailEvents,
-        region: "us-east-1".into(),
-        category: "Management".into(),
-        window_start: window_start.into(),
-        partition: "p".into(),
-        total,
-    };
-    let last_month = at(&format!("{this_month}-01T00:00:00Z")).saturating_add_secs(-HOUR_SECS);
-    stage.seed(&[seed(hour, 5), seed(last_month, 7)]).await;
-    let answer = get(stage.address, "/v1/usage?meter=cloudtrail_events&group_by=month", &stage.key("acme")).await;
-    // The month may turn between the two clocks only at its very end; then both rows are of one earlier month.
-    assert_eq!(
-        answer.body,
-        format!(r#"{{"complete_through":null,"rows":[{{"month":"{this_month}","quantity":"5"}}]}}"#)
-    );
-    let to = last_month.saturating_add_secs(HOUR_SECS);
-    let question = format!("/v1/usage?meter=cloudtrail_events&to={to}&group_by=hour,account");
-    let answer = get(stage.address, &question, &stage.key("acme")).await;
-    let expected = format!(
-        r#"{{"complete_through":null,"rows":[{{"hour":"{last_month}","account":"000000000001","quantity":"7"}}]}}"#
-    );
-    assert_eq!(answer.body, expected, "`from` is the month of the last hour before `to`");
+    let seed =
+        |hour: &str, total| UsageSeed { window_start: at(hour).into(), ..one_row(Some("acme"), "000000000001", total) };
+    stage
+        .seed(&[seed("2026-09-30T23:00:00Z", 5), seed("2026-10-01T00:00:00Z", 7), seed("2026-10-31T23:00:00Z", 11)])
+        .await;
+    for (to, rows) in [
+        ("2026-10-01T00:00:00Z", r#"{"month":"2026-09","account":"000000000001","quantity":"5"}"#),
+        ("2026-10-31T23:00:00Z", r#"{"month":"2026-10","account":"000000000001","quantity":"7"}"#),
+        ("2026-11-01T00:00:00Z", r#"{"month":"2026-10","account":"000000000001","quantity":"18"}"#),
+    ] {
+        let question = format!("/v1/usage?meter=cloudtrail_events&to={to}&group_by=month,account");
+        let answer = get(stage.address, &question, &stage.key("acme")).await;
+        assert_eq!(answer.body, format!(r#"{{"complete_through":null,"rows":[{rows}]}}"#), "{to}");
+    }
 }
 
 #[tokio::test]
