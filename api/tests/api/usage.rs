@@ -345,3 +345,27 @@ async fn sql_in_any_parameter_is_a_value_or_a_problem() {
     }
     assert_eq!(get(stage.address, question, &key).await.body, before);
 }
+
+#[tokio::test]
+async fn the_readme_shows_what_the_server_answers() {
+    let stage = Stage::new().await;
+    let hour = at("2023-07-10T11:00:00Z").into();
+    stage.seed(&[UsageSeed { window_start: hour, ..one_row(Some("acme"), "123837392027", 262) }]).await;
+    let readme = include_str!("../../README.md");
+    let range = "from=2023-07-10T00:00:00Z&to=2023-07-11T00:00:00Z";
+    for question in [
+        "/v1/health",
+        "/v1/ready",
+        &format!("/v1/usage?meter=cloudtrail_events&{range}&group_by=account,hour,category"),
+        "/v1/usage?meter=cloudtrail_events&group_by=week",
+    ] {
+        let asked = readme.split(&format!("$URL{question}")).nth(1).unwrap_or_else(|| panic!("{question}"));
+        let shown = asked.lines().nth(1).unwrap();
+        let answer = get(stage.address, question, &stage.key("acme")).await;
+        let mut expected: Value = serde_json::from_str(shown).unwrap();
+        if let Some(id) = expected.get_mut("request_id") {
+            *id = json!(answer.header("x-request-id"));
+        }
+        assert_eq!(answer.json(), expected, "{question}");
+    }
+}
