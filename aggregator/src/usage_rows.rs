@@ -297,6 +297,8 @@ const ADD_ACCOUNTS: &str = "
 const SHARE_ACCOUNTS: &str = "select account_id from accounts where account_id = any($1) order by account_id for share";
 
 // Runs after the accounts are share-locked, in a statement of its own: it must see the ownership committed before.
+// Nobody else adds or raises rows of these partitions while their cursors are locked, so an insert meets no conflict;
+// two statements cost a third less than one `on conflict`.
 const WRITE_ROWS: &str = with_monthly_totals!(
     "with input as (
         select * from unnest(
@@ -307,16 +309,22 @@ const WRITE_ROWS: &str = with_monthly_totals!(
         from input i
         left join account_ownership o on o.account_id = i.account_id and o.valid @> i.window_start
     ), compared as materialized (
-        select i.*, coalesce(u.total, 0) as former
+        select i.*, u.total is not null as is_known, coalesce(u.total, 0) as former
         from owned i
         left join usage_rows u using (account_id, meter, window_start, region, category, partition)
-    ), rows_written as (
+    ), rows_changed as (
+        update usage_rows u set total = c.total, version = c.version
+        from compared c
+        where c.is_known
+            and u.account_id = c.account_id and u.meter = c.meter and u.window_start = c.window_start
+            and u.region = c.region and u.category = c.category and u.partition = c.partition
+    ), rows_added as (
         insert into usage_rows
             (account_id, meter, region, category, window_start, partition, total, version, customer_id)
         select account_id, meter, region, category, window_start, partition, total, version, customer_id
         from compared
-        on conflict (account_id, meter, window_start, region, category, partition)
-            do update set total = excluded.total, version = excluded.version
+        where not is_known
+        order by account_id, meter, window_start, region, category, partition
     ), change as (
         select customer_id, window_start, meter, total - former as quantity from compared
     )",

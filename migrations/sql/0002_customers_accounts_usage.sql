@@ -61,8 +61,10 @@ create table account_ownership (
 create index account_ownership_by_customer on account_ownership (customer_id);
 
 -- Hourly totals, one row per counter and log partition; readers sum over partitions. A row carries the owner of its
--- window, null outside every interval. No foreign keys: the roll-up has locked the account's row, and the owner comes
--- from account_ownership. Room is left in each page because the rows of a running hour are updated often.
+-- window, null outside every interval. No foreign keys and no pattern for the account, which would cost a third of the
+-- roll-up's rate: it has locked the account's row, which keeps the pattern, and the owner comes from account_ownership.
+-- Half of each page is left free: the rows of a running hour are all updated again and again, and an update that stays
+-- in its page needs no new index entries (measured: half the time).
 create table usage_rows (
     account_id text not null,
     meter text not null,
@@ -74,11 +76,10 @@ create table usage_rows (
     version bigint not null,
     customer_id text,
     primary key (account_id, meter, window_start, region, category, partition),
-    constraint usage_rows_account_has_12_digits check (account_id ~ '^[0-9]{12}$'),
     constraint usage_rows_window_starts_on_the_hour check (mod(extract(epoch from window_start), 3600) = 0),
     constraint usage_rows_total_is_not_negative check (total >= 0),
     constraint usage_rows_version_is_positive check (version > 0)
-) with (fillfactor = 80);
+) with (fillfactor = 50);
 
 create index usage_rows_by_customer on usage_rows (customer_id, meter, window_start);
 

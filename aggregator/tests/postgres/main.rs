@@ -1,5 +1,7 @@
 //! The aggregator's PostgreSQL side against a real server, as the role it runs as in production.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails is a failed test, also in a helper")]
+
 mod directory;
 mod interleavings;
 mod stage;

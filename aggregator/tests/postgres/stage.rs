@@ -20,6 +20,18 @@ pub(crate) struct Stage {
     pub(crate) directory: AccountDirectory,
 }
 
+#[derive(sqlx::FromRow)]
+struct UsageRow {
+    account_id: String,
+    meter: String,
+    region: String,
+    category: String,
+    window_start: DateTime<Utc>,
+    partition: String,
+    total: Decimal,
+    customer_id: Option<String>,
+}
+
 /// A customer's monthly totals in the order of [`Meter::PRICED`]; those of zero are left out.
 pub(crate) type Months = BTreeMap<(String, String), [u64; 5]>;
 
@@ -52,17 +64,12 @@ impl Stage {
 
     /// Every usage row as (partition, counter) and its owner and total.
     pub(crate) async fn rows(&self) -> BTreeMap<(String, String), (Option<String>, u64)> {
-        let rows: Vec<(String, String, String, String, String, DateTime<Utc>, Option<String>, Decimal)> =
-            sqlx::query_as(
-                "select partition, account_id, meter, region, category, window_start, customer_id, total from usage_rows",
-            )
-            .fetch_all(&self.pool)
-            .await
-            .unwrap();
+        let rows: Vec<UsageRow> = sqlx::query_as("select * from usage_rows").fetch_all(&self.pool).await.unwrap();
         rows.into_iter()
-            .map(|(partition, account, meter, region, category, window, owner, total)| {
-                let window = Timestamp::from(window).hour();
-                ((partition, counter_name(&account, &meter, window, &region, &category)), (owner, whole(total)))
+            .map(|row| {
+                let window = Timestamp::from(row.window_start).hour();
+                let counter = counter_name(&row.account_id, &row.meter, window, &row.region, &row.category);
+                ((row.partition, counter), (row.customer_id, whole(row.total)))
             })
             .collect()
     }

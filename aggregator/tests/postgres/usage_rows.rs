@@ -10,7 +10,7 @@ async fn a_cursor_moves_once_and_the_same_advance_again_changes_nothing() {
     let (stage, anna, _) = Stage::with_customers().await;
     stage.directory.register(account(1), &anna, hour("2026-01-01T00"), now()).await.unwrap();
     let first = advance("p", (0, 2), &[events(account(1), "2026-10-01T05", 7, 2)]);
-    assert_eq!(stage.rows.advance(&[first.clone()], now()).await.unwrap(), [AdvanceOutcome::Moved]);
+    assert_eq!(stage.rows.advance(std::slice::from_ref(&first), now()).await.unwrap(), [AdvanceOutcome::Moved]);
     let written = (stage.rows().await, stage.months().await);
 
     let again = advance("p", (0, 3), &[events(account(1), "2026-10-01T05", 9, 3)]);
