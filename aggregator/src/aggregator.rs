@@ -11,7 +11,7 @@ use ingest::{Bucket, Hour, Reason, Slice, Timestamp, stream_format};
 use ingest::aws::AwsError;
 
 use crate::acknowledgement::{Acknowledgement, Acknowledgements};
-use crate::commit::{CommitError, Committed, Gain, Loaded, commit};
+use crate::commit::{CommitError, Committed, Gain, Limits, Loaded, commit};
 use crate::commit_log::CommitLog;
 use crate::entry::CommitId;
 use crate::fold::Tally;
@@ -26,6 +26,7 @@ pub struct Aggregator<L> {
     acknowledgements: Acknowledgements,
     dead_letters: DeadLetters,
     cache: Cache,
+    limits: Limits,
     random_id: fn() -> CommitId,
     counters: Arc<Counters>,
 }
@@ -86,7 +87,14 @@ impl<L: CommitLog> Aggregator<L> {
         counters: Arc<Counters>,
     ) -> Self {
         let cache = Cache { bytes_max: cache_bytes_max, ..Cache::default() };
-        Self { log, acknowledgements, dead_letters, cache, random_id, counters }
+        let limits = Limits::default();
+        Self { log, acknowledgements, dead_letters, cache, limits, random_id, counters }
+    }
+
+    /// The same with other limits, so that small tests see many entries and splits.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
     }
 
     /// Counts a batch. Each bucket and hour is committed on its own; when one fails its slices come back in `failed` and
@@ -97,10 +105,10 @@ impl<L: CommitLog> Aggregator<L> {
             places.entry((slice.bucket, slice.hour)).or_default().push(slice);
         }
         let work: Vec<_> = places.into_iter().map(|(place, slices)| (place, self.cache.take(place), slices)).collect();
-        let (log, random_id) = (&self.log, self.random_id);
+        let (log, random_id, limits) = (&self.log, self.random_id, self.limits);
         let done: Vec<_> = stream::iter(work)
             .map(|(place, mut loaded, slices)| async move {
-                let result = commit(log, &mut loaded, &slices, &random_id).await;
+                let result = commit(log, &mut loaded, &slices, &random_id, limits).await;
                 (place, loaded, slices, result)
             })
             .buffer_unordered(PARTITIONS_AT_ONCE)

@@ -13,6 +13,22 @@ use crate::partition::Partition;
 
 /// From how many identities on a log is split. A cold load of a full one reads 1.6 MB.
 pub const SPLIT_AT_IDENTITIES: usize = 100_000;
+
+/// Where entries and logs end; only the defaults are for use, simulations set smaller ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most bytes of an entry.
+    pub entry_bytes_max: usize,
+    /// From how many identities on a log is split.
+    pub split_at_identities: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { entry_bytes_max: Entry::BYTES_MAX, split_at_identities: SPLIT_AT_IDENTITIES }
+    }
+}
+
 /// Tries against conflicts before the batch goes back to the stream.
 const CONFLICTS_MAX: u32 = 100;
 
@@ -88,6 +104,7 @@ pub async fn commit<L: CommitLog>(
     loaded: &mut Loaded,
     slices: &[Slice],
     commit_id: &(dyn Fn() -> CommitId + Sync),
+    limits: Limits,
 ) -> Result<Committed, CommitError> {
     let mut committed = Committed { tallies: vec![Tally::default(); slices.len()], ..Committed::default() };
     let Some(first) = slices.first() else { return Ok(committed) };
@@ -100,7 +117,7 @@ pub async fn commit<L: CommitLog>(
     while let Some((partition, parts)) = waiting.pop() {
         let known = loaded.remove(&partition);
         let (positions, batch): (Vec<usize>, Vec<Slice>) = parts.into_iter().unzip();
-        let mut writer = Writer { log, commit_id, committed: &mut committed };
+        let mut writer = Writer { log, commit_id, limits, committed: &mut committed };
         let (known, tallies, to_children) = writer.commit_one(&partition, known, &batch).await?;
         for (position, tally) in positions.iter().zip(&tallies) {
             committed.tallies[*position].counted += tally.counted;
@@ -119,6 +136,7 @@ type ToChildren = BTreeMap<Partition, Vec<(usize, Slice)>>;
 struct Writer<'a, L> {
     log: &'a L,
     commit_id: &'a (dyn Fn() -> CommitId + Sync),
+    limits: Limits,
     committed: &'a mut Committed,
 }
 
@@ -151,8 +169,8 @@ impl<L: CommitLog> Writer<'_, L> {
         };
         let mut conflicts = 0;
         'fold: loop {
-            let is_full = SPLIT_AT_IDENTITIES <= known.identities() && !known.is_split();
-            let folded = if is_full { None } else { Some(fold(&known, batch)) };
+            let is_full = self.limits.split_at_identities <= known.identities() && !known.is_split();
+            let folded = if is_full { None } else { Some(fold(&known, batch, self.limits.entry_bytes_max)) };
             let contents = folded.as_ref().map_or(vec![Content::Split], |folded| folded.contents.clone());
             for content in contents {
                 let entry = Entry { version: known.version() + 1, commit: (self.commit_id)(), content };
@@ -223,3 +241,6 @@ fn note_totals(gain: &mut Gain, entry: &Entry) {
         totals.extend(groups.iter().map(|group| (group.counter.clone(), group.total)));
     }
 }
+
+#[cfg(test)]
+mod simulation;

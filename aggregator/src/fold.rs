@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ingest::{AccountId, CounterKey, Identity, Meter, Slice, SliceGroup, SliceId};
 
-use crate::entry::{Content, Entry, EntryGroup};
+use crate::entry::{Content, EntryGroup};
 use crate::known::Known;
 use crate::partition::Partition;
 
@@ -30,11 +30,12 @@ pub struct Folded {
 
 type Scoped = (Meter, AccountId, Identity);
 
-/// Folds delivered slices into a partition. The order of slices decides which copy counts, and nothing else.
-pub fn fold(known: &Known, batch: &[Slice]) -> Folded {
+/// Folds delivered slices into a partition. The order of slices decides which copy counts, and nothing else. What is new
+/// is cut into entries of at most `entry_bytes_max`.
+pub fn fold(known: &Known, batch: &[Slice], entry_bytes_max: usize) -> Folded {
     let mut folded = Folded::default();
     let mut fresh = HashMap::<Scoped, SliceId>::new();
-    let mut drafts = Drafts::new(known);
+    let mut drafts = Drafts::new(known, entry_bytes_max);
     for (position, slice) in batch.iter().enumerate() {
         let mut tally = Tally::default();
         let mut mine = HashSet::<Scoped>::new();
@@ -80,9 +81,10 @@ fn slice_frame(slice: &Slice) -> Box<Slice> {
     Box::new(Slice { id: slice.id, bucket: slice.bucket, hour: slice.hour, groups: Vec::new() })
 }
 
-/// Collects new identities into entries of at most [`Entry::BYTES_MAX`].
+/// Collects new identities into entries of at most `entry_bytes_max`.
 struct Drafts<'a> {
     known: &'a Known,
+    entry_bytes_max: usize,
     done: Vec<Content>,
     totals: HashMap<CounterKey, u64>,
     slices: Vec<SliceId>,
@@ -98,14 +100,15 @@ const ENTRY_BYTES: usize = 256;
 const SOURCE_BYTES: usize = 4;
 
 impl<'a> Drafts<'a> {
-    fn new(known: &'a Known) -> Self {
+    fn new(known: &'a Known, entry_bytes_max: usize) -> Self {
         let (done, slices) = (Vec::new(), Vec::new());
-        Self { known, done, totals: HashMap::new(), slices, groups: BTreeMap::new(), bytes: ENTRY_BYTES }
+        let (totals, groups) = (HashMap::new(), BTreeMap::new());
+        Self { known, entry_bytes_max, done, totals, slices, groups, bytes: ENTRY_BYTES }
     }
 
     fn add(&mut self, counter: &CounterKey, slice: SliceId, identity: Identity) {
         let worst = Identity::BYTES + SOURCE_BYTES + SLICE_BYTES + EntryGroup::frame_bytes(counter);
-        if Entry::BYTES_MAX < self.bytes + worst {
+        if self.entry_bytes_max < self.bytes + worst {
             self.close();
         }
         if self.slices.last() != Some(&slice) {
