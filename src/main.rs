@@ -1,1 +1,45 @@
-fn main() {}
+//! `securebase`: the operator's command line and the local platform.
+//!
+//! **Owns** the composition of the rooms: where the stores are, who starts them, what a command prints and its exit code.
+//!
+//! **Does not own** any rule: what counts as what, how it is counted, priced or shown is decided in the rooms.
+//!
+//! **Promises** that a command which fails says in one line what to do, exits non-zero and leaves nothing half done.
+
+mod cli;
+mod commands;
+mod edge;
+#[cfg(feature = "local")]
+mod home;
+mod platform;
+mod print;
+mod replay;
+mod stores;
+mod workers;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("SECUREBASE_LOG")
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error")),
+        )
+        .with_target(false)
+        .init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return print::failure(&anyhow::Error::new(error).context("cannot start the runtime")),
+    };
+    let outcome = runtime.block_on(commands::run(cli));
+    // Readers of files may still be blocked; what they hold is not worth waiting for.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(code) => code,
+        Err(error) => print::failure(&error),
+    }
+}

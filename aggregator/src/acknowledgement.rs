@@ -78,7 +78,7 @@ impl Acknowledgements {
         dynamodb::batch_put(&self.client, &self.table, items, self.random).await
     }
 
-    /// What is acknowledged of a run, by slice number, and how many items say so.
+    /// What is acknowledged of a run.
     pub async fn of_run(&self, run: RunId) -> Result<RunAcknowledged, AcknowledgementError> {
         let key = ("run", AttributeValue::B(Blob::new(run.as_bytes().as_slice())));
         let items = dynamodb::query_all(&self.client, &self.table, key).await?;
@@ -121,8 +121,8 @@ impl Acknowledgements {
 pub struct RunAcknowledged {
     /// By slice number.
     pub slices: BTreeMap<u32, Acknowledgement>,
-    /// Items written for it: each cost at least one write unit.
-    pub items: u64,
+    /// Write units its acknowledgements cost.
+    pub units: u64,
 }
 
 fn item(run: RunId, batch: CommitId, number: u32, slices: &[&Acknowledgement]) -> Item {
@@ -150,8 +150,9 @@ fn slice_item(acknowledgement: &Acknowledgement) -> AttributeValue {
 
 fn collect(run: RunId, items: &[Item]) -> Result<RunAcknowledged, AcknowledgementError> {
     let wrong = |attribute| ItemError { attribute };
-    let mut found = RunAcknowledged { items: items.len() as u64, ..RunAcknowledged::default() };
+    let mut found = RunAcknowledged::default();
     for item in items {
+        found.units += dynamodb::item_units(item);
         let slices = item.get("slices").and_then(|value| value.as_l().ok()).ok_or(wrong("slices"))?;
         for slice in slices {
             let slice = slice.as_m().map_err(|_| wrong("slices"))?;

@@ -244,3 +244,97 @@ fn note_totals(gain: &mut Gain, entry: &Entry) {
 
 #[cfg(test)]
 mod simulation;
+
+#[cfg(test)]
+mod tests {
+    use futures::executor::block_on;
+    use ingest::{AccountId, Dimensions, Hour, Identity, Meter, RunId, SliceGroup, SliceId};
+
+    use super::*;
+    use crate::memory_log::{Fault, MemoryLog};
+
+    fn slice(number: u32, identities: &[u8]) -> Slice {
+        let account = AccountId::parse("000000000012").unwrap();
+        let hour = Hour::parse_key("2026-10-01T13").unwrap();
+        let counter = CounterKey {
+            meter: Meter::CloudTrailEvents,
+            account,
+            dimensions: Dimensions { region: "eu-west-1".into(), category: "Management".into() },
+        };
+        let identities = identities.iter().map(|id| Identity::from_bytes([*id; 16])).collect();
+        let groups = vec![SliceGroup { counter, identities, first: hour.start(), last: hour.start() }];
+        Slice { id: SliceId { run: RunId::from_bytes([1; 16]), number }, bucket: account.bucket(), hour, groups }
+    }
+
+    /// Different ids, as random ones are.
+    fn ids() -> impl Fn() -> CommitId + Sync {
+        let next = std::sync::atomic::AtomicU64::new(1);
+        move || {
+            let number = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            CommitId(u128::from(number).to_be_bytes())
+        }
+    }
+
+    #[test]
+    fn each_fault_of_an_append_ends_in_one_count() {
+        for (fault, fails, unknown_outcomes) in [
+            (Fault::None, false, 0),
+            (Fault::AnswerLost, false, 1),
+            (Fault::MeetsItself, false, 0),
+            (Fault::Lost, true, 0),
+            (Fault::Throttled, true, 0),
+        ] {
+            let (log, ids) = (MemoryLog::with_faults(vec![fault]), ids());
+            let batch = [slice(0, &[1, 2, 2])];
+            let mut loaded = Loaded::new();
+            let mut first = block_on(commit(&log, &mut loaded, &batch, &ids, Limits::default()));
+            assert_eq!(first.is_err(), fails, "{fault:?}: {first:?}");
+            if let Err(error) = &first {
+                assert!(error.is_passing() && loaded.is_empty(), "{fault:?}: nothing unsure is kept");
+                first = block_on(commit(&log, &mut loaded, &batch, &ids, Limits::default()));
+            }
+            let committed = first.unwrap();
+            assert_eq!((committed.conflicts, committed.unknown_outcomes), (0, unknown_outcomes), "{fault:?}");
+            assert_eq!(committed.tallies, [Tally { counted: 2, duplicates: 1 }], "{fault:?}");
+            assert_eq!(log.logs().into_values().map(|log| log.len()).collect::<Vec<_>>(), [1], "{fault:?}");
+            let gain = &committed.gains[0];
+            assert_eq!((gain.from_version, gain.to_version), (0, 1), "{fault:?}");
+            assert_eq!(gain.totals.as_ref().unwrap()[&batch[0].groups[0].counter], 2, "{fault:?}");
+        }
+    }
+
+    #[test]
+    fn a_stale_cache_finds_what_another_has_counted_and_split() {
+        let (log, ids) = (MemoryLog::default(), ids());
+        let limits = Limits { split_at_identities: 3, ..Limits::default() };
+        let run = |loaded: &mut Loaded, slice: Slice| block_on(commit(&log, loaded, &[slice], &ids, limits)).unwrap();
+        let (mut mine, mut yours) = (Loaded::new(), Loaded::new());
+        run(&mut mine, slice(0, &[1]));
+        run(&mut yours, slice(1, &[2, 3]));
+        let split = run(&mut yours, slice(2, &[3, 4]));
+        assert_eq!(split.tallies, [Tally { counted: 1, duplicates: 1 }]);
+        assert_eq!(split.gains.len(), 2, "the split log and the child");
+        let late = run(&mut mine, slice(3, &[1, 2, 3, 4, 5]));
+        assert_eq!(late.tallies, [Tally { counted: 1, duplicates: 4 }]);
+        assert_eq!(late.conflicts, 1, "the split log is met once, and its children are read");
+        assert_eq!(late.gains[0].totals, None, "others' entries lie between");
+        let again = run(&mut Loaded::new(), slice(2, &[3, 4]));
+        assert_eq!(again.tallies, split.tallies, "a redelivery says the same");
+        assert_eq!(again.units, WriteUnits(0));
+    }
+
+    #[test]
+    fn a_log_that_contradicts_itself_is_told_from_one_that_cannot_be_reached() {
+        let log = MemoryLog::default();
+        let partition = Partition::parse("05/2026-10-01T13").unwrap();
+        let error = Untrusted::Gap { partition: partition.clone(), expected: 1, found: 2 };
+        assert!(CommitError::Untrusted(error.clone()).is_of_the_log());
+        let batch = [slice(0, &[1])];
+        let root = Partition::root(batch[0].bucket, batch[0].hour);
+        let stray = Entry { version: 2, commit: CommitId([9; 16]), content: Content::Split };
+        block_on(log.append(&root, &stray)).unwrap();
+        let met = block_on(commit(&log, &mut Loaded::new(), &batch, &ids(), Limits::default())).unwrap_err();
+        assert!(met.is_of_the_log() && !met.is_passing(), "{met}");
+        assert!(!CommitError::Contended(partition).is_of_the_log());
+    }
+}

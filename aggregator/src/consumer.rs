@@ -41,6 +41,17 @@ pub struct ConsumerOptions {
     pub clock: fn() -> Timestamp,
     /// Feeds the jitter of waits.
     pub random: fn() -> u64,
+    /// Told how far each shard is done, so that a stream in memory can let go of it.
+    pub checkpoints: Option<mpsc::UnboundedSender<Checkpoint>>,
+}
+
+/// Everything in a shard up to here is counted and acknowledged, or a dead letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Which shard.
+    pub shard: String,
+    /// The sequence number of the last record that is done.
+    pub sequence_number: String,
 }
 
 /// Why the consumer stopped: an operator has to act.
@@ -125,6 +136,7 @@ impl<L: CommitLog> ShardReader<L> {
             if is_due || BATCH_EVENTS_MAX <= batch_events {
                 self.flush(std::mem::take(&mut batch)).await?;
                 (batch_events, oldest) = (0, None);
+                self.checkpoint(&shard, last_sequence_number.as_deref());
             }
             let read = match iterator.take() {
                 Some(iterator) => self.read(iterator).await,
@@ -168,6 +180,14 @@ impl<L: CommitLog> ShardReader<L> {
             if is_idle {
                 tokio::time::sleep(IDLE_WAIT).await;
             }
+        }
+    }
+
+    fn checkpoint(&self, shard: &str, sequence_number: Option<&str>) {
+        if let (Some(checkpoints), Some(sequence_number)) = (&self.options.checkpoints, sequence_number) {
+            let (shard, sequence_number) = (shard.to_owned(), sequence_number.to_owned());
+            // Nobody listening means that the process ends.
+            let _ = checkpoints.send(Checkpoint { shard, sequence_number });
         }
     }
 
@@ -233,7 +253,7 @@ impl<L: CommitLog> ShardReader<L> {
             seen_at: (self.options.clock)(),
             resolved_at: None,
         };
-        self.dead_letters.put(&[letter]).await
+        self.dead_letters.put(&[letter]).await.map(drop)
     }
 }
 

@@ -170,3 +170,89 @@ impl Known {
         *self.scopes.entry((meter, account)).or_insert(next)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ingest::{Dimensions, RunId};
+
+    use super::*;
+    use crate::entry::{CommitId, EntryGroup};
+
+    fn partition() -> Partition {
+        Partition::parse("05/2026-10-01T13").unwrap()
+    }
+
+    /// Identities of the first slice, counted under a region.
+    fn counted(version: u64, region: &'static str, identities: &[u8], total: u64) -> Entry {
+        let group = EntryGroup {
+            counter: CounterKey {
+                meter: Meter::CloudTrailEvents,
+                account: AccountId::parse("000000000012").unwrap(),
+                dimensions: Dimensions { region: region.into(), category: "Management".into() },
+            },
+            total,
+            identities: identities.iter().map(|id| Identity::from_bytes([*id; 16])).collect(),
+            sources: vec![(0, u16::try_from(identities.len()).unwrap())],
+        };
+        let slices = vec![SliceId { run: RunId::from_bytes([1; 16]), number: 0 }];
+        entry(version, Content::Counted { slices, groups: vec![group] })
+    }
+
+    fn entry(version: u64, content: Content) -> Entry {
+        Entry { version, commit: CommitId([7; 16]), content }
+    }
+
+    fn with_sources(mut entry: Entry, sources: &[(u16, u16)]) -> Entry {
+        if let Content::Counted { groups, .. } = &mut entry.content {
+            groups[0].sources = sources.to_vec();
+        }
+        entry
+    }
+
+    /// Applies a log and says what the last entry came to.
+    fn check(log: &[Entry], expected: Result<(), Untrusted>) {
+        let mut known = Known::empty(partition());
+        let (last, before) = log.split_last().unwrap();
+        for entry in before {
+            known.apply(entry).unwrap();
+        }
+        assert_eq!(known.apply(last), expected, "{log:?}");
+    }
+
+    #[test]
+    fn a_log_that_adds_up_is_taken_in() {
+        let log = [counted(1, "r1", &[1, 2], 2), counted(2, "r2", &[3], 1), counted(3, "r1", &[4], 3)];
+        check(&log, Ok(()));
+        check(&[counted(1, "r1", &[1], 1), entry(2, Content::Split)], Ok(()));
+    }
+
+    #[test]
+    fn a_log_that_contradicts_itself_is_not_trusted() {
+        let first = counted(1, "r1", &[1, 2], 2);
+        let impossible = |version| Err(Untrusted::Impossible { partition: partition(), version });
+        let gap = |expected, found| Err(Untrusted::Gap { partition: partition(), expected, found });
+        let wrong_total =
+            |stored, counted| Err(Untrusted::WrongTotal { partition: partition(), version: 2, stored, counted });
+        check(&[counted(2, "r1", &[1], 1)], gap(1, 2));
+        check(&[first.clone(), counted(3, "r1", &[3], 3)], gap(2, 3));
+        check(&[first.clone(), first.clone()], gap(2, 1));
+        check(&[first.clone(), counted(2, "r1", &[3], 2)], wrong_total(2, 3));
+        check(&[first.clone(), counted(2, "r1", &[3], 4)], wrong_total(4, 3));
+        check(&[first.clone(), counted(2, "r2", &[3], 3)], wrong_total(3, 1));
+        check(&[first.clone(), counted(2, "r1", &[2], 3)], impossible(2));
+        // An identity counts once whatever its dimensions are.
+        check(&[first.clone(), counted(2, "r2", &[2], 1)], impossible(2));
+        check(&[counted(1, "r1", &[1, 1], 2)], impossible(1));
+        check(&[entry(1, Content::Split), counted(2, "r1", &[1], 1)], impossible(2));
+        check(&[entry(1, Content::Split), entry(2, Content::Split)], impossible(2));
+        for sources in [&[][..], &[(0, 1)], &[(1, 2)], &[(0, 1), (9, 1)]] {
+            check(&[with_sources(first.clone(), sources)], impossible(1));
+        }
+    }
+
+    #[test]
+    fn sources_that_name_more_identities_than_there_are_are_not_trusted() {
+        let entry = with_sources(counted(1, "r1", &[1, 2], 2), &[(0, 3)]);
+        check(&[entry], Err(Untrusted::Impossible { partition: partition(), version: 1 }));
+    }
+}

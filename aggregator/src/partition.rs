@@ -84,6 +84,8 @@ mod tests {
         assert!(grandchild.to_string().starts_with(&child.to_string()));
         for bad in
             ["", "7/2026-10-01T13", "32/2026-10-01T13", "07/2026-10-01", "07/2026-10-01T13/", "07/2026-10-01T13/g"]
+                .into_iter()
+                .chain(["+7/2026-10-01T13", "07/2026-10-01t13", "07/2026-10-01 13", "07/2026-10-01T13/A"])
         {
             assert_eq!(Partition::parse(bad), Err(NotAPartition), "{bad}");
         }

@@ -23,7 +23,7 @@ impl Backoff {
         }
         let ceiling = self.base.saturating_mul(1 << (tries - 1).min(20)).min(self.cap);
         let nanos = u64::try_from(ceiling.as_nanos()).unwrap_or(u64::MAX);
-        Some(Duration::from_nanos((u128::from(random) * u128::from(nanos) >> 64) as u64))
+        Some(Duration::from_nanos(((u128::from(random) * u128::from(nanos)) >> 64) as u64))
     }
 }
 

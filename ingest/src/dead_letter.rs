@@ -80,12 +80,14 @@ impl DeadLetters {
     }
 
     /// Sets records aside. One that was set aside before stays as it is, resolved or not.
-    pub async fn put(&self, letters: &[DeadLetter]) -> Result<(), AwsError> {
+    ///
+    /// Returns the write units.
+    pub async fn put(&self, letters: &[DeadLetter]) -> Result<u64, AwsError> {
         let puts: Vec<_> = letters.iter().map(|letter| self.put_one(letter)).collect();
-        stream::iter(puts).buffer_unordered(PUTS_AT_ONCE).try_collect().await
+        stream::iter(puts).buffer_unordered(PUTS_AT_ONCE).try_fold(0, async |sum, units| Ok(sum + units)).await
     }
 
-    async fn put_one(&self, letter: &DeadLetter) -> Result<(), AwsError> {
+    async fn put_one(&self, letter: &DeadLetter) -> Result<u64, AwsError> {
         let id = letter.id();
         let mut parts = letter.bytes.chunks(PART_BYTES);
         let first = parts.next().unwrap_or_default();
@@ -99,11 +101,15 @@ impl DeadLetters {
             ("parts".to_owned(), AttributeValue::N((rest.len() + 1).to_string())),
             ("seen_at".to_owned(), AttributeValue::S(letter.seen_at.to_string())),
         ]);
-        dynamodb::batch_put(&self.client, &self.table, rest, self.random).await?;
+        let units = dynamodb::batch_put(&self.client, &self.table, rest, self.random).await?;
+        let head_units = dynamodb::item_units(&head);
         let put = self.client.put_item().table_name(&self.table).set_item(Some(head));
         match put.condition_expression("attribute_not_exists(id)").send().await {
-            Ok(_) => Ok(()),
-            Err(error) if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => Ok(()),
+            Ok(_) => Ok(units + head_units),
+            // A refused condition costs what the write would have cost.
+            Err(error) if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => {
+                Ok(units + head_units)
+            }
             Err(error) => Err(AwsError::new("PutItem", error)),
         }
     }

@@ -27,6 +27,31 @@ pub fn units(consumed: Option<&ConsumedCapacity>) -> u64 {
     consumed.and_then(ConsumedCapacity::capacity_units).unwrap_or_default().ceil() as u64
 }
 
+/// Write units that putting this item costs: one for each begun 1,024 bytes of names and values.
+///
+/// Source: Amazon DynamoDB Developer Guide, "DynamoDB item sizes and formats".
+pub fn item_units(item: &Item) -> u64 {
+    (members_bytes(item) as u64).div_ceil(1_024).max(1)
+}
+
+fn members_bytes(members: &Item) -> usize {
+    members.iter().map(|(name, value)| name.len() + value_bytes(value)).sum()
+}
+
+fn value_bytes(value: &AttributeValue) -> usize {
+    match value {
+        AttributeValue::S(text) => text.len(),
+        AttributeValue::N(digits) => digits.len().div_ceil(2) + 1,
+        AttributeValue::B(blob) => blob.as_ref().len(),
+        AttributeValue::L(elements) => 3 + elements.iter().map(|element| 1 + value_bytes(element)).sum::<usize>(),
+        AttributeValue::M(members) => 3 + members.len() + members_bytes(members),
+        AttributeValue::Ss(texts) => texts.iter().map(String::len).sum(),
+        AttributeValue::Ns(numbers) => numbers.iter().map(|digits| digits.len().div_ceil(2) + 1).sum(),
+        AttributeValue::Bs(blobs) => blobs.iter().map(|blob| blob.as_ref().len()).sum(),
+        _ => 1,
+    }
+}
+
 /// Puts items of one table, 25 a call; returns the write units. Items the service left over are sent again.
 pub async fn batch_put(client: &Client, table: &str, items: Vec<Item>, random: fn() -> u64) -> Result<u64, AwsError> {
     let mut units_written = 0;

@@ -1,6 +1,6 @@
 //! Bytes of a source object, inflated where it is gzip, hashed as stored, and bounded.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufReader, Chain, Cursor, Read};
 
 use flate2::bufread::MultiGzDecoder;
 use sha2::{Digest, Sha256};
@@ -24,8 +24,8 @@ pub(crate) enum InflateError {
 
 /// A source object's content. Concatenated gzip members read as one (RFC 1952 section 2.2).
 pub(crate) enum Inflate<R> {
-    Plain(BufReader<Hashed<R>>),
-    Gzip { decoder: Box<MultiGzDecoder<BufReader<Hashed<R>>>>, inflated_bytes: u64 },
+    Plain(BufReader<Chain<Cursor<Vec<u8>>, Hashed<R>>>),
+    Gzip { decoder: Box<MultiGzDecoder<BufReader<Chain<Cursor<Vec<u8>>, Hashed<R>>>>>, inflated_bytes: u64 },
 }
 
 /// What the object is, as stored.
@@ -38,8 +38,12 @@ pub(crate) struct Stored {
 impl<R: Read> Inflate<R> {
     /// Detects gzip by its first two bytes.
     pub(crate) fn open(stored: R) -> Result<Self, io::Error> {
-        let mut reader = BufReader::with_capacity(STORED_BUFFER_BYTES, Hashed::new(stored));
-        let is_gzip = reader.fill_buf()?.starts_with(&[0x1f, 0x8b]);
+        let mut stored = Hashed::new(stored);
+        // A store may hand out one byte at a time, so the two are read before anything is decided.
+        let mut magic = Vec::with_capacity(2);
+        stored.by_ref().take(2).read_to_end(&mut magic)?;
+        let is_gzip = magic == [0x1f, 0x8b];
+        let reader = BufReader::with_capacity(STORED_BUFFER_BYTES, Cursor::new(magic).chain(stored));
         Ok(if is_gzip {
             Self::Gzip { decoder: Box::new(MultiGzDecoder::new(reader)), inflated_bytes: 0 }
         } else {
@@ -54,7 +58,8 @@ impl<R: Read> Inflate<R> {
             Self::Gzip { decoder, inflated_bytes } => {
                 let count = decoder.read(buffer).map_err(gzip_error)?;
                 *inflated_bytes += count as u64;
-                let allowed = (decoder.get_ref().get_ref().bytes * INFLATE_RATIO_MAX).max(INFLATED_BYTES_FREE);
+                let allowed =
+                    (decoder.get_ref().get_ref().get_ref().1.bytes * INFLATE_RATIO_MAX).max(INFLATED_BYTES_FREE);
                 if allowed < *inflated_bytes {
                     return Err(InflateError::Fault(Reason::GzipBomb));
                 }
@@ -70,7 +75,7 @@ impl<R: Read> Inflate<R> {
             Self::Gzip { decoder, .. } => decoder.into_inner(),
         };
         io::copy(&mut reader, &mut io::sink())?;
-        let hashed = reader.into_inner();
+        let (_, hashed) = reader.into_inner().into_inner();
         Ok(Stored { bytes: hashed.bytes, sha256: hashed.hash.finalize().into() })
     }
 }

@@ -532,7 +532,7 @@ fn walk_object(bytes: &[u8], newline: Newline) -> Walk {
             Token::Byte(_) => {}
             other => return other.unexpected(),
         }
-        let is_records = &bytes[key_begin..at - 1] == b"Records";
+        let is_records = is_records_key(&bytes[key_begin..at - 1]);
         match next_token(bytes, &mut at, newline) {
             Token::Byte(b':') => at += 1,
             other => return other.unexpected(),
@@ -569,6 +569,15 @@ fn walk_object(bytes: &[u8], newline: Newline) -> Walk {
             other => return other.unexpected(),
         }
     }
+}
+
+/// A key may be written with escapes; one that is not is compared as it stands.
+fn is_records_key(key: &[u8]) -> bool {
+    const LONGEST: usize = "Records".len() * "\\u0052".len();
+    key == b"Records"
+        || memchr(b'\\', key).is_some()
+            && key.len() <= LONGEST
+            && serde_json::from_slice::<String>(&[b"\"", key, b"\""].concat()).is_ok_and(|key| key == "Records")
 }
 
 enum Token {
@@ -664,6 +673,7 @@ mod tests {
             "{ \"x\": {\"y\":[1]}, \"z\": \"}\", \"n\": -1.5e3, \"Records\" : [ {\"a\":1} , 7, \"t,]\" ] , \"more\": {} }",
             &[r#"{"a":1}"#, "7", r#""t,]""#],
         );
+        check(r#"{"\u0052ecords":[{"a":1}]}"#, &[r#"{"a":1}"#]);
         check("[{\"a\":1},\n {\"b\":2}]\n", &[r#"{"a":1}"#, r#"{"b":2}"#]);
         check("{\"a\":1}\r\n{\"b\":2}\n\n{\"c\":3}", &[r#"{"a":1}"#, r#"{"b":2}"#, r#"{"c":3}"#]);
         check("{\"Records\":[{\"a\":1}]}\n{\"Records\":[{\"b\":2}]}\n{\"Records\":[]}", &[r#"{"a":1}"#, r#"{"b":2}"#]);

@@ -10,9 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{
-    AccountId, Bucket, CounterKey, Dimensions, Identity, Meter, RunId, Slice, SliceGroup, SliceId, Timestamp,
-};
+use crate::{AccountId, Bucket, CounterKey, Dimensions, Identity, Meter, RunId, Slice, SliceGroup, SliceId, Timestamp};
 
 /// The CloudEvents `type` of a slice; another layout gets another number.
 pub const SLICE_TYPE: &str = "com.securebase.usage.slice.v1";

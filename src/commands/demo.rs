@@ -1,0 +1,200 @@
+//! `securebase demo`: the whole chain on real input, for a first look.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use aggregator::directory::{AccountDirectory, CustomerId, NewCustomer};
+use anyhow::Context;
+use api::{BootstrapSecret, Grouping, UsageQuery, UsageScope, usage};
+use benches::cloudtrail::{LOGS_FOLDER, Plan, write_month};
+use billing::{Customers, Month, Outcome, render_text};
+use ingest::{AccountId, Hour, Meter, Timestamp};
+use rust_decimal::Decimal;
+
+use crate::cli::{self, Global};
+use crate::platform::Platform;
+use crate::replay::{Replay, Source, expand};
+use crate::stores::{Role, Stores};
+use crate::{edge, print};
+
+/// The customers of the demo: id, name, tier, address.
+const CUSTOMERS: [(&str, &str, &str, &str); 3] = [
+    ("acme-bank", "Acme Bank AG", "fintech", "Bahnhofstrasse 1, 8001 Zürich"),
+    ("clinic-north", "Clinic North GmbH", "healthcare", "Hafenstraße 20, 20457 Hamburg"),
+    ("startup-labs", "Startup Labs Inc.", "standard", "1 Market Street, San Francisco"),
+];
+/// First hour of every demo contract; rate cards are in force from here on.
+const CONTRACT_START: &str = "2020-01-01T00";
+const GENERATED_ACCOUNTS: u32 = 6;
+const GENERATED_SEED: u64 = 1;
+
+pub(super) async fn run(global: &Global, arguments: cli::Demo) -> anyhow::Result<ExitCode> {
+    let mut platform = Some(Platform::open(global, true).await?);
+    let prepared = match &platform {
+        Some(platform) => chain(global, &arguments, platform).await,
+        None => return Ok(ExitCode::FAILURE),
+    };
+    let Some(platform) = platform.take() else { return Ok(ExitCode::FAILURE) };
+    let customer = match prepared {
+        Ok(customer) => customer,
+        Err(error) => {
+            platform.close().await?;
+            return Err(error);
+        }
+    };
+    if arguments.exit {
+        platform.close().await?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let listener = match tokio::net::TcpListener::bind(arguments.listen).await {
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            super::serve::listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await?
+        }
+        bound => bound.with_context(|| format!("cannot listen on {}", arguments.listen))?,
+    };
+    let key = BootstrapSecret::new(platform.keys.bootstrap)?.key_for(&customer);
+    print::line(&format!(
+        "Ask for this customer's usage, hour by hour:\n  curl -H 'Authorization: Bearer {key}' \
+         'http://{}/v1/usage?meter=cloudtrail_events&group_by=account,category,hour'",
+        listener.local_addr()?
+    ));
+    super::serve::serve(global, platform, listener).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// From logs to an issued invoice; returns whose.
+async fn chain(global: &Global, arguments: &cli::Demo, platform: &Platform) -> anyhow::Result<CustomerId> {
+    let stores = &platform.stores;
+    let logs = match &arguments.logs {
+        Some(logs) => logs.clone(),
+        None => generate(&global.home, arguments.events)?,
+    };
+    let directory = AccountDirectory::new(stores.database.pool(Role::Aggregator)?);
+    let customers = add_customers(&directory).await?;
+
+    print::line(&format!("Replaying {}", logs.display()));
+    let files = expand(&[logs.to_string_lossy().into_owned()])?;
+    let sources = files.into_iter().map(Source::File).collect();
+    let balance = Replay { stores, resume: false }.run(sources).await?;
+    super::replay::report(global, &balance);
+    anyhow::ensure!(balance.balances(), "the replay does not balance");
+
+    let months = register_accounts(stores, &directory, &customers).await?;
+    let now = edge::now();
+    let ended = months.iter().filter(|(month, _)| month.end() <= now);
+    let (period, _) = ended.max_by_key(|(_, events)| **events).context("no usage in a month that has ended")?;
+    let report = super::invoice::issue_month(stores, *period, Customers::All, false).await?;
+    let mut shown = None;
+    for result in report.results {
+        match result.outcome {
+            Outcome::Issued(invoice) | Outcome::AlreadyIssued(invoice) => {
+                print::line(&format!(
+                    "{}: {} for {period}, total {} {}",
+                    result.customer.as_str(),
+                    invoice.number.as_deref().unwrap_or("no number"),
+                    invoice.total,
+                    invoice.currency
+                ));
+                shown.get_or_insert((result.customer, invoice));
+            }
+            Outcome::Failed(error) => return Err(error.into()),
+            Outcome::Previewed(_) | Outcome::NotUnderContract => {}
+        }
+    }
+    let (customer, invoice) = shown.context("no customer has an invoice")?;
+    print::line(&format!("\n{}", render_text(&invoice)));
+    Ok(customer)
+}
+
+/// Log objects of the month before this one, made on the spot; made once a home.
+fn generate(home: &Path, events: u64) -> anyhow::Result<PathBuf> {
+    let today = chrono::DateTime::<chrono::Utc>::from(edge::now());
+    let month = Month::containing(today.into()).context("no such month")?;
+    let before = Month::beginning(month.first_day() - chrono::Months::new(1)).context("no such month")?;
+    let folder = home.join(format!("demo-logs-{before}-{events}"));
+    let logs = folder.join(LOGS_FOLDER);
+    if !folder.join(benches::cloudtrail::ANSWER_FILE).exists() {
+        // What an interrupted demo left is half a month.
+        if logs.exists() {
+            std::fs::remove_dir_all(&logs)?;
+        }
+        let hours = before.days() * 24;
+        let plan = Plan {
+            duplicates_percent: 2,
+            late_percent: 3,
+            ..Plan::new(GENERATED_SEED, events, GENERATED_ACCOUNTS, before.start().into(), hours)
+        };
+        let answer = write_month(&folder, &plan)?;
+        print::line(&format!(
+            "Made {} log files of {before} with {} events and {} duplicates",
+            print::count(answer.files),
+            print::count(answer.events),
+            print::count(answer.duplicates)
+        ));
+    }
+    Ok(logs)
+}
+
+async fn add_customers(directory: &AccountDirectory) -> anyhow::Result<Vec<CustomerId>> {
+    let mut customers = Vec::new();
+    for (id, name, tier, address) in CUSTOMERS {
+        let customer = NewCustomer {
+            id: CustomerId::parse(id)?,
+            name: name.to_owned(),
+            tier: tier.to_owned(),
+            currency: "USD".to_owned(),
+            tax_rate: Decimal::new(8, 2),
+            contract_start: Hour::parse_key(CONTRACT_START)?,
+            billing_address: address.to_owned(),
+            tax_id: String::new(),
+        };
+        directory.create_customer(&customer, edge::now()).await?;
+        customers.push(customer.id);
+    }
+    Ok(customers)
+}
+
+/// Gives each account that has usage and no owner to the customers in turn; returns the events of each month.
+async fn register_accounts(
+    stores: &Stores,
+    directory: &AccountDirectory,
+    customers: &[CustomerId],
+) -> anyhow::Result<BTreeMap<Month, u64>> {
+    let mut connection = stores.database.pool(Role::Operator)?.acquire().await?;
+    let grouping = Grouping::parse("account,month")?;
+    let query = UsageQuery::new(Meter::CloudTrailEvents, hour(CONTRACT_START)?, hour("2100-01-01T00")?, grouping)?;
+    let answer = usage(&mut connection, &query, &UsageScope::AllAccounts).await?;
+    let from = Hour::parse_key(CONTRACT_START)?;
+    let owned: std::collections::BTreeSet<AccountId> = directory
+        .list()
+        .await?
+        .into_iter()
+        .filter(|account| !account.ownership.is_empty())
+        .map(|account| account.account)
+        .collect();
+    let mut months = BTreeMap::<Month, u64>::new();
+    let mut accounts = std::collections::BTreeSet::new();
+    for row in &answer.rows {
+        let value = |name: &str| {
+            let found = row.keys.iter().find(|(key, _)| key.as_str() == name);
+            found.and_then(|(_, value)| value.as_deref()).unwrap_or_default()
+        };
+        accounts.insert(AccountId::parse(value("account"))?);
+        let month = value("month");
+        let month = Month::parse(month.get(..7).unwrap_or(month))?;
+        *months.entry(month).or_default() += row.quantity.parse::<u64>().unwrap_or_default();
+    }
+    for (account, customer) in accounts.into_iter().zip(customers.iter().cycle()) {
+        if !owned.contains(&account) {
+            directory.register(account, customer, from, edge::now()).await?;
+        }
+    }
+    Ok(months)
+}
+
+fn hour(key: &str) -> anyhow::Result<Timestamp> {
+    Ok(Hour::parse_key(key)?.start())
+}

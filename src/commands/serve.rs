@@ -1,0 +1,68 @@
+//! `securebase serve`: the stores, the aggregator, the roll-up and the API until Ctrl-C.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use api::{ApiState, BootstrapSecret, TenantMac};
+use tokio::net::TcpListener;
+
+use crate::cli::{self, Global};
+use crate::platform::Platform;
+use crate::print;
+use crate::stores::Role;
+
+pub(super) async fn run(global: &Global, arguments: cli::Serve) -> anyhow::Result<ExitCode> {
+    let listener = listen(arguments.listen).await?;
+    let platform = Platform::open(global, true).await?;
+    serve(global, platform, listener).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Listens, or says what is in the way.
+pub(super) async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let taken = || format!("cannot listen on {address}: choose another address with --listen");
+    TcpListener::bind(address).await.with_context(taken)
+}
+
+/// Serves the API until Ctrl-C or until the counting stops for good, then leaves the stores in order.
+pub(super) async fn serve(global: &Global, mut platform: Platform, listener: TcpListener) -> anyhow::Result<()> {
+    let url = format!("http://{}", listener.local_addr()?);
+    platform.publish_api(&url)?;
+    let state = ApiState {
+        pool: platform.stores.database.pool(Role::App)?,
+        mac_key: TenantMac::new(platform.keys.tenant)?,
+        bootstrap_secret: BootstrapSecret::new(platform.keys.bootstrap)?,
+    };
+    if global.json {
+        print::json(&serde_json::json!({ "api": url, "pid": std::process::id() }));
+    } else {
+        print::line(&format!("The API listens on {url} until Ctrl-C."));
+    }
+    let failure = platform.failure();
+    super::with_platform(platform, |_| async move {
+        let (failed, reason) = tokio::sync::oneshot::channel();
+        let shutdown = async move {
+            tokio::select! {
+                // Without signals there is nothing to wait for but the end of the counting.
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminated() => {}
+                reason = super::failed(failure) => drop(failed.send(reason)),
+            }
+        };
+        api::serve(listener, state, shutdown).await?;
+        match reason.await {
+            Ok(reason) => Err(anyhow::anyhow!(reason)),
+            Err(_) => Ok(()),
+        }
+    })
+    .await
+}
+
+/// Resolves when the process is asked to end.
+async fn terminated() {
+    match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        Ok(mut signal) => drop(signal.recv().await),
+        Err(_) => std::future::pending().await,
+    }
+}

@@ -1,0 +1,48 @@
+//! `securebase usage`.
+
+use std::process::ExitCode;
+
+use aggregator::directory::CustomerId;
+use anyhow::Context;
+use api::{Grouping, UsageQuery, UsageScope, usage};
+use ingest::Meter;
+
+use crate::cli::{self, Global};
+use crate::platform::Platform;
+use crate::print;
+use crate::stores::Role;
+
+pub(super) async fn run(global: &Global, arguments: cli::Usage) -> anyhow::Result<ExitCode> {
+    let meter = Meter::parse(&arguments.meter).with_context(|| format!("--meter {}", arguments.meter))?;
+    let from = super::instant(&arguments.from, "--from")?;
+    let to = super::instant(&arguments.to, "--to")?;
+    let grouping = Grouping::parse(&arguments.group_by).context("--group-by")?;
+    let query = UsageQuery::new(meter, from, to, grouping.clone())?;
+    let scope = match &arguments.customer {
+        Some(customer) => UsageScope::Customer(CustomerId::parse(customer).context("--customer")?),
+        None if arguments.all => UsageScope::AllAccounts,
+        None => anyhow::bail!("say whose usage: --all, or --customer ID"),
+    };
+    let platform = Platform::open(global, false).await?;
+    let answer = super::with_platform(platform, |stores| async move {
+        let mut connection = stores.database.pool(Role::Operator)?.acquire().await?;
+        Ok(usage(&mut connection, &query, &scope).await?)
+    })
+    .await?;
+    if global.json {
+        print::json(&answer);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut head: Vec<&str> = grouping.keys().iter().map(|key| key.as_str()).collect();
+    head.push("quantity");
+    let rows = answer.rows.iter().map(|row| {
+        let keys = row.keys.iter().map(|(_, value)| value.clone().unwrap_or_else(|| "none".to_owned()));
+        keys.chain([row.quantity.clone()]).collect()
+    });
+    print::table(&head, &rows.collect::<Vec<_>>());
+    print::line(&match answer.complete_through {
+        Some(hour) => format!("Complete through {hour}."),
+        None => "Completeness is not proven: no source is proven or reconciled.".to_owned(),
+    });
+    Ok(ExitCode::SUCCESS)
+}

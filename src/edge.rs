@@ -1,0 +1,31 @@
+//! The clock and the dice: read here, passed on as values.
+
+use aggregator::entry::CommitId;
+use ingest::{RunId, Timestamp};
+
+#[expect(clippy::disallowed_methods, reason = "the one place where the program reads the calendar")]
+pub(crate) fn now() -> Timestamp {
+    Timestamp::from(chrono::Utc::now())
+}
+
+/// A monotonic instant, for rates and waits.
+#[expect(clippy::disallowed_methods, reason = "the one place where the program reads the stopwatch")]
+pub(crate) fn stopwatch() -> std::time::Instant {
+    std::time::Instant::now()
+}
+
+pub(crate) fn random() -> u64 {
+    rand::random()
+}
+
+pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
+    rand::random()
+}
+
+pub(crate) fn commit_id() -> CommitId {
+    CommitId(random_bytes())
+}
+
+pub(crate) fn run_id() -> RunId {
+    RunId::from_bytes(random_bytes())
+}

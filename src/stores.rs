@@ -1,0 +1,188 @@
+//! Where the stream, the tables and the database are, and clients for them.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use aggregator::acknowledgement::Acknowledgements;
+use aggregator::dynamodb_log::DynamoDbLog;
+use anyhow::Context;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_smithy_http_client::{Builder, tls};
+use ingest::dead_letter::DeadLetters;
+use ingest::kinesis::StreamWriter;
+use ingest::manifest::Manifests;
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+
+use crate::edge;
+
+/// How long an AWS call may take before it is tried again.
+const AWS_ATTEMPT_SECONDS_MAX: u64 = 20;
+const DATABASE_WAIT_SECONDS_MAX: u64 = 10;
+
+/// The stores of one deployment.
+#[derive(Clone, Debug)]
+pub(crate) struct Stores {
+    pub(crate) kinesis: aws_sdk_kinesis::Client,
+    pub(crate) dynamodb: aws_sdk_dynamodb::Client,
+    pub(crate) database: Database,
+    pub(crate) name: String,
+}
+
+/// A database role of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    App,
+    Aggregator,
+    Billing,
+    Operator,
+}
+
+impl Role {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::App => "securebase_app",
+            Self::Aggregator => "securebase_aggregator",
+            Self::Billing => "securebase_billing",
+            Self::Operator => "securebase_operator",
+        }
+    }
+}
+
+/// How the database is reached.
+#[derive(Clone, Debug)]
+pub(crate) enum Database {
+    /// A private cluster on loopback: every role logs in by itself.
+    Private {
+        /// `HOST:PORT`.
+        address: String,
+    },
+    /// A given login, which takes each role on with `set role` as it connects.
+    Given { url: String },
+}
+
+/// The database of a private cluster.
+const PRIVATE_DATABASE: &str = "securebase";
+
+impl Database {
+    /// The login that migrates.
+    pub(crate) fn owner_url(&self) -> String {
+        match self {
+            Self::Private { address } => format!("postgres://postgres@{address}/{PRIVATE_DATABASE}"),
+            Self::Given { url } => url.clone(),
+        }
+    }
+
+    /// The superuser's maintenance database of a private cluster.
+    #[cfg(feature = "local")]
+    pub(crate) fn maintenance_url(&self) -> Option<String> {
+        match self {
+            Self::Private { address } => Some(format!("postgres://postgres@{address}/postgres")),
+            Self::Given { .. } => None,
+        }
+    }
+
+    #[cfg(feature = "local")]
+    pub(crate) fn name() -> &'static str {
+        PRIVATE_DATABASE
+    }
+
+    fn options(&self, role: Role) -> anyhow::Result<PgConnectOptions> {
+        match self {
+            Self::Private { address } => {
+                let url = format!("postgres://{}@{address}/{PRIVATE_DATABASE}", role.as_str());
+                Ok(PgConnectOptions::from_str(&url)?)
+            }
+            Self::Given { url } => {
+                let options = PgConnectOptions::from_str(url);
+                // The cause may show the password.
+                let options = options.map_err(|_| anyhow::anyhow!("DATABASE_URL is no postgres:// address"))?;
+                Ok(options.options([("role", role.as_str())]))
+            }
+        }
+    }
+
+    /// Connections as one of our roles; they connect when first used.
+    pub(crate) fn pool(&self, role: Role) -> anyhow::Result<PgPool> {
+        let options = self.options(role)?.application_name("securebase");
+        if role == Role::App {
+            return Ok(api::pool(options));
+        }
+        let wait = Duration::from_secs(DATABASE_WAIT_SECONDS_MAX);
+        Ok(PgPoolOptions::new().max_connections(4).acquire_timeout(wait).connect_lazy_with(options))
+    }
+}
+
+impl Stores {
+    /// Stores in AWS, by the usual settings (environment, profile, instance role).
+    pub(crate) async fn in_aws(name: String, database_url: Option<String>) -> anyhow::Result<Self> {
+        let url = database_url
+            .context("stores in AWS need DATABASE_URL, the address of Aurora PostgreSQL (or --database-url)")?;
+        let config = aws_config::defaults(BehaviorVersion::latest())
+            .http_client(http_client())
+            .timeout_config(timeouts())
+            .load()
+            .await;
+        anyhow::ensure!(config.region().is_some(), "no AWS region: set AWS_REGION, or region in the AWS profile");
+        Ok(Self::with(&config, &config, name, Database::Given { url }))
+    }
+
+    /// Embedded stores at these loopback addresses.
+    #[cfg(feature = "local")]
+    pub(crate) fn embedded(kinesis: &str, dynamodb: &str, database: Database, name: String) -> Self {
+        let config = |endpoint: &str| {
+            let credentials = Credentials::new("local", "local", None, None, "securebase-local");
+            SdkConfig::builder()
+                .behavior_version(BehaviorVersion::latest())
+                .region(Region::new("us-east-1"))
+                .credentials_provider(SharedCredentialsProvider::new(credentials))
+                .http_client(http_client())
+                .timeout_config(timeouts())
+                .endpoint_url(endpoint)
+                .build()
+        };
+        Self::with(&config(kinesis), &config(dynamodb), name, database)
+    }
+
+    fn with(kinesis: &SdkConfig, dynamodb: &SdkConfig, name: String, database: Database) -> Self {
+        Self {
+            kinesis: aws_sdk_kinesis::Client::new(kinesis),
+            dynamodb: aws_sdk_dynamodb::Client::new(dynamodb),
+            database,
+            name,
+        }
+    }
+
+    pub(crate) fn stream_writer(&self) -> StreamWriter {
+        StreamWriter::new(self.kinesis.clone(), self.name.clone(), edge::random)
+    }
+
+    pub(crate) fn commit_log(&self) -> DynamoDbLog {
+        DynamoDbLog::new(self.dynamodb.clone(), format!("{}-commit-log", self.name))
+    }
+
+    pub(crate) fn acknowledgements(&self) -> Acknowledgements {
+        Acknowledgements::new(self.dynamodb.clone(), format!("{}-acknowledgements", self.name), edge::random)
+    }
+
+    pub(crate) fn manifests(&self) -> Manifests {
+        Manifests::new(self.dynamodb.clone(), format!("{}-manifests", self.name), edge::random)
+    }
+
+    pub(crate) fn dead_letters(&self) -> DeadLetters {
+        DeadLetters::new(self.dynamodb.clone(), format!("{}-dead-letters", self.name), edge::random)
+    }
+}
+
+fn http_client() -> aws_smithy_runtime_api::client::http::SharedHttpClient {
+    Builder::new().tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring)).build_https()
+}
+
+fn timeouts() -> aws_smithy_types::timeout::TimeoutConfig {
+    aws_smithy_types::timeout::TimeoutConfig::builder()
+        .connect_timeout(Duration::from_secs(5))
+        .operation_attempt_timeout(Duration::from_secs(AWS_ATTEMPT_SECONDS_MAX))
+        .build()
+}
