@@ -40,19 +40,15 @@ impl Partition {
         Self { path: format!("{}{}", self.path, &hash[depth..=depth]), ..self.clone() }
     }
 
-    /// Reads the written form.
+    /// Reads the written form, and no other: a log has one name.
     pub fn parse(text: &str) -> Result<Self, NotAPartition> {
         let mut parts = text.splitn(3, '/');
-        let bucket = parts.next().filter(|bucket| bucket.len() == 2).ok_or(NotAPartition)?;
-        let bucket = bucket.parse().ok().and_then(Bucket::new).ok_or(NotAPartition)?;
+        let bucket = parts.next().and_then(|number| number.parse().ok()).and_then(Bucket::new).ok_or(NotAPartition)?;
         let hour = Hour::parse_key(parts.next().ok_or(NotAPartition)?).map_err(|_| NotAPartition)?;
         let path = parts.next().unwrap_or_default();
         let is_path = path.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
-        if is_path && path.is_empty() != (text.matches('/').count() == 2) && path.len() < 64 {
-            Ok(Self { bucket, hour, path: path.to_owned() })
-        } else {
-            Err(NotAPartition)
-        }
+        let partition = Self { bucket, hour, path: path.to_owned() };
+        if is_path && path.len() < 64 && partition.to_string() == text { Ok(partition) } else { Err(NotAPartition) }
     }
 }
 
