@@ -362,7 +362,9 @@ def dimension(event, name):
     if not isinstance(value, str) or value == "":
         return "none"
     if DIMENSION_BYTES_MAX < len(value.encode("utf-8", "surrogatepass")):
-        raise DeadLetter("dimension_too_long")
+        raise DeadLetter("dimension_malformed")
+    if any(ord(c) < 0x20 or 0x7F <= ord(c) < 0xA0 for c in value):
+        raise DeadLetter("dimension_malformed")
     return value
 
 

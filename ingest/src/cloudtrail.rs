@@ -92,9 +92,10 @@ fn account(fields: &Fields<'_>, object_account: Option<AccountId>) -> Result<Acc
 
 fn dimension(value: Scalar<'_>) -> Result<Cow<'_, str>, Reason> {
     match value {
-        Scalar::Text(text) if text.len() > Dimensions::VALUE_BYTES_MAX => Err(Reason::DimensionTooLong),
-        Scalar::Text(text) if !text.is_empty() => Ok(text),
-        _ => Ok(Cow::Borrowed(Dimensions::NONE)),
+        Scalar::Text(text) if text.is_empty() => Ok(Cow::Borrowed(Dimensions::NONE)),
+        Scalar::Text(text) if !Dimensions::is_value(&text) => Err(Reason::DimensionMalformed),
+        Scalar::Text(text) => Ok(text),
+        Scalar::Absent | Scalar::Other => Ok(Cow::Borrowed(Dimensions::NONE)),
     }
 }
 
@@ -409,13 +410,14 @@ mod tests {
                 reason,
             );
         }
-        let long = "x".repeat(65);
-        check_dead(
-            &format!(
-                r#"{{"eventName":"X","recipientAccountId":"111111111111","eventTime":"2026-10-01T11:00:00Z","awsRegion":"{long}"}}"#
-            ),
-            Reason::DimensionTooLong,
-        );
+        for region in ["x".repeat(65), "a\\u0000b".to_owned()] {
+            check_dead(
+                &format!(
+                    r#"{{"eventName":"X","recipientAccountId":"111111111111","eventTime":"2026-10-01T11:00:00Z","awsRegion":"{region}"}}"#
+                ),
+                Reason::DimensionMalformed,
+            );
+        }
     }
 
     #[test]

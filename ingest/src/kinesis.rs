@@ -124,3 +124,88 @@ fn entry(record: StreamRecord) -> PutRecordsRequestEntry {
         .build()
         .expect("key and body are set")
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{AccountId, CounterKey, Dimensions, Hour, Identity, Meter, RunId, SliceGroup, SliceId};
+
+    /// A record's data and key (Kinesis API reference, PutRecords).
+    const RECORD_BYTES_MAX: usize = 1 << 20;
+
+    /// A slice with so many counters of so many identities each, every dimension as long as it may be.
+    fn slice(number: u32, account: u8, groups: usize, identities: usize, fill: char) -> Slice {
+        let account = AccountId::parse(&format!("{account:012}")).unwrap();
+        // The last microsecond of an hour has the longest form.
+        let hour = Hour::from_number(500_000).unwrap();
+        let last = crate::Timestamp::from_micros(hour.start().micros() + 3_599_999_999).unwrap();
+        let group = |group: usize| {
+            let name = format!("{group:03}");
+            let rest = (Dimensions::VALUE_BYTES_MAX - name.len()) / fill.len_utf8();
+            let region = format!("{name}{}", fill.to_string().repeat(rest));
+            let category = fill.to_string().repeat(Dimensions::VALUE_BYTES_MAX / fill.len_utf8());
+            let dimensions = Dimensions { region: region.into(), category: category.into() };
+            let counter = CounterKey { meter: Meter::ConfigRuleEvaluations, account, dimensions };
+            SliceGroup { counter, identities: vec![Identity::from_bytes([7; 16]); identities], first: last, last }
+        };
+        let id = SliceId { run: RunId::from_bytes([0xff; 16]), number: u32::MAX - number };
+        Slice { id, bucket: account.bucket(), hour, groups: (0..groups).map(group).collect() }
+    }
+
+    /// Packs, and finds every slice again in records that the service takes.
+    fn check(slices: Vec<Slice>) {
+        let mut packed = Vec::new();
+        for record in pack(slices.clone()) {
+            let bytes = record.body.len() + partition_key(record.bucket).len();
+            assert!(bytes <= RECORD_BYTES_MAX, "a record of {bytes} bytes");
+            let found = stream_format::decode(&record.body).unwrap();
+            assert!(!found.is_empty() && found.iter().all(|slice| slice.bucket == record.bucket));
+            packed.extend(found);
+        }
+        let mut slices = slices;
+        slices.sort_by_key(|slice| slice.id);
+        packed.sort_by_key(|slice| slice.id);
+        assert!(packed == slices, "what was packed is not what was to be packed");
+    }
+
+    fn fill() -> impl Strategy<Value = char> {
+        prop_oneof![
+            Just('\u{1}'),
+            Just('"'),
+            Just('\\'),
+            Just('\n'),
+            Just('a'),
+            Just('\u{7f}'),
+            Just('é'),
+            Just('\u{1f980}')
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+        #[test]
+        fn a_record_is_of_one_bucket_and_below_the_limit_and_no_slice_is_lost(
+            slices in prop::collection::vec((0..3_u8, 1..=Slice::GROUPS_MAX, 1..=40_usize, fill()), 0..8),
+        ) {
+            let slices = slices.into_iter().zip(0..).map(|((account, groups, identities, fill), number)| {
+                slice(number, account, groups, identities.min(Slice::IDENTITIES_MAX / groups), fill)
+            });
+            check(slices.collect());
+        }
+    }
+
+    #[test]
+    fn the_largest_slices_fit_whatever_they_are_packed_with() {
+        let identities = Slice::IDENTITIES_MAX / Slice::GROUPS_MAX;
+        check(vec![slice(0, 1, Slice::GROUPS_MAX, identities, '\u{1}')]);
+        check(vec![slice(0, 1, 1, Slice::IDENTITIES_MAX, '\u{1}'), slice(1, 1, Slice::GROUPS_MAX, 1, '\u{1}')]);
+        // Many small counters: as many as fit by estimate.
+        for groups in [1, 10, 99, 124, 248, 331, 498] {
+            let slices = (0..2_000 / u32::try_from(groups).unwrap()).map(|number| slice(number, 1, groups, 1, '\u{1}'));
+            check(slices.collect());
+        }
+        check(Vec::new());
+    }
+}

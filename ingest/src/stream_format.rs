@@ -118,9 +118,8 @@ fn slice(envelope: Envelope<'_>) -> Result<Slice, FormatError> {
 
 fn slice_group(group: GroupData<'_>, bucket: Bucket) -> Result<SliceGroup, FormatError> {
     let field = |field| FormatError::Field { field };
-    let dimension = |value: Cow<'_, str>, name| match value.len() {
-        1..=Dimensions::VALUE_BYTES_MAX => Ok(Cow::Owned(value.into_owned())),
-        _ => Err(field(name)),
+    let dimension = |value: Cow<'_, str>, name| {
+        if Dimensions::is_value(&value) { Ok(Cow::Owned(value.into_owned())) } else { Err(field(name)) }
     };
     let account = AccountId::parse(&group.account).map_err(|_| field("account"))?;
     if account.bucket() != bucket {

@@ -33,6 +33,11 @@ impl Dimensions<'_> {
     pub const NONE: &'static str = "none";
     /// Longest value of a dimension, in bytes; every AWS Region and category is far below it.
     pub const VALUE_BYTES_MAX: usize = 64;
+
+    /// Whether a text may be a dimension: not empty, not too long, no control characters (PostgreSQL stores no zero).
+    pub fn is_value(text: &str) -> bool {
+        !text.is_empty() && text.len() <= Self::VALUE_BYTES_MAX && !text.chars().any(char::is_control)
+    }
 }
 
 impl Dimensions<'_> {

@@ -77,7 +77,7 @@ reasons! {
     EventTimeMissing "event_time_missing" "The event has no eventTime; correct the source and replay.",
     EventTimeMalformed "event_time_malformed" "eventTime is no UTC instant such as 2026-10-01T12:00:00Z; correct the source and replay.",
     EventTimeInFuture "event_time_in_future" "eventTime lies more than one hour ahead; check the source's clock, or replay later.",
-    DimensionTooLong "dimension_too_long" "awsRegion or eventCategory is longer than 64 bytes; correct the source and replay.",
+    DimensionMalformed "dimension_malformed" "awsRegion or eventCategory is longer than 64 bytes or has control characters; correct the source and replay.",
     SliceMalformed "slice_malformed" "A stream record is not in the documented format; find its writer, then replay its object.",
     PartitionUntrusted "partition_untrusted" "The log partition these events belong to has a gap or a wrong total; repair it, then replay.",
 }
