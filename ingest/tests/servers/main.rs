@@ -1,0 +1,5 @@
+//! Ingest's stores and its stream against servers that speak the real protocols.
+
+mod clients;
+mod stores;
+mod stream;
