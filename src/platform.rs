@@ -229,6 +229,9 @@ mod local {
         pub(super) async fn close(self) -> anyhow::Result<()> {
             let Self { mut guard, workers, forgetting, dynamodb, postgres, endpoints: _ } = self;
             // Others may still be counting with these stores.
+            if !guard.try_retire()? {
+                crate::print::note("securebase: done; waiting for other commands that use these stores");
+            }
             let guard = tokio::task::spawn_blocking(move || guard.retire().map(|()| guard)).await??;
             workers.stop().await;
             // The stream ends with its task.

@@ -1,26 +1,27 @@
 //! Reading source objects into the counters: readers, one sender, and a wait until everything is acknowledged and rolled up.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use aggregator::acknowledgement::{Acknowledgements, RunAcknowledged};
+use aggregator::acknowledgement::{Acknowledgement, Acknowledgements, RunAcknowledged};
 use aggregator::partition::Partition;
 use aggregator::usage_rows::UsageRows;
 use anyhow::Context;
 use futures::{StreamExt, TryStreamExt, stream};
 use ingest::dead_letter::{DeadLetter, DeadLetters};
-use ingest::kinesis::{StreamWriter, pack};
+use ingest::kinesis::pack;
 use ingest::manifest::{Manifest, Manifests, ObjectVersion};
 use ingest::{Judged, ObjectRead, Packer, ReadError, RunId, Slice, SliceId, Timestamp, Verdict, read_object};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use crate::edge;
 use crate::print::Progress;
@@ -32,6 +33,8 @@ const READERS_MAX: usize = 8;
 const MESSAGES_WAITING_MAX: usize = 256;
 /// Messages sent together.
 const MESSAGES_TOGETHER_MAX: usize = 128;
+/// Batches of manifests being written while the next slices leave.
+const KEEPING_AT_ONCE: usize = 4;
 /// Dead letters of an object that are held before they leave.
 const DEAD_LETTERS_TOGETHER_MAX: usize = 64;
 /// Events on their way before reading waits for counting: bounds the stream's memory.
@@ -135,7 +138,7 @@ impl Source {
         }
     }
 
-    fn open(&self) -> io::Result<Box<dyn Read + '_>> {
+    fn open(&self) -> io::Result<Box<dyn io::Read + '_>> {
         Ok(match self {
             Self::File(path) => Box::new(File::open(path)?),
             Self::Kept { bytes, .. } => Box::new(bytes.as_slice()),
@@ -196,25 +199,35 @@ impl Replay<'_> {
         received: &mut mpsc::Receiver<anyhow::Result<Message>>,
         progress: &mut Progress,
     ) -> anyhow::Result<Balance> {
-        let sender = Sender {
-            stream: self.stores.stream_writer(),
-            dead_letters: self.stores.dead_letters(),
-            manifests: self.stores.manifests(),
-        };
+        let stream = self.stores.stream_writer();
+        let records = RecordKeeper { dead_letters: self.stores.dead_letters(), manifests: self.stores.manifests() };
+        let mut keeping = JoinSet::new();
         let mut waiting = Waiting::new(self.stores)?;
         let mut messages = Vec::new();
         loop {
-            while EVENTS_ON_THEIR_WAY_MAX < waiting.events {
-                waiting.poll(progress).await?;
+            while let Some(kept) = keeping.try_join_next() {
+                waiting.add_all(kept??, progress);
+            }
+            while EVENTS_ON_THEIR_WAY_MAX < waiting.on_their_way() {
+                waiting.look_again().await?;
             }
             if received.recv_many(&mut messages, MESSAGES_TOGETHER_MAX).await == 0 {
                 break;
             }
-            let sent = sender.send(std::mem::take(&mut messages), &mut waiting.balance).await?;
-            for manifest in sent {
-                progress.object(manifest.stored_bytes, manifest.read);
-                waiting.add(manifest);
+            let read = Read::sort(messages.drain(..))?;
+            waiting.balance.skipped_files += read.skipped;
+            // A manifest says that the slices are on the stream, so they go first; the rest need not hold up the next.
+            waiting.sent(&read.slices);
+            stream.put(pack(read.slices)).await?;
+            if KEEPING_AT_ONCE <= keeping.len()
+                && let Some(kept) = keeping.join_next().await
+            {
+                waiting.add_all(kept??, progress);
             }
+            keeping.spawn(records.clone().keep(read.letters, read.manifests));
+        }
+        while let Some(kept) = keeping.join_next().await {
+            waiting.add_all(kept??, progress);
         }
         while !waiting.runs.is_empty() {
             waiting.poll(progress).await?;
@@ -375,34 +388,49 @@ fn is_acknowledged(manifest: &Manifest, acknowledged: &RunAcknowledged) -> bool 
     (0..manifest.slices).all(|number| acknowledged.slices.contains_key(&number))
 }
 
-struct Sender {
-    stream: StreamWriter,
+/// What the readers had, by where it goes.
+#[derive(Default)]
+struct Read {
+    slices: Vec<Slice>,
+    letters: Vec<DeadLetter>,
+    manifests: Vec<Manifest>,
+    skipped: u64,
+}
+
+impl Read {
+    fn sort(messages: impl Iterator<Item = anyhow::Result<Message>>) -> anyhow::Result<Self> {
+        let mut read = Self::default();
+        for message in messages {
+            match message? {
+                Message::Slices(slices) => read.slices.extend(slices),
+                Message::DeadLetters(letters) => read.letters.extend(letters),
+                Message::Read(manifest) => read.manifests.push(*manifest),
+                Message::Skipped => read.skipped += 1,
+            }
+        }
+        Ok(read)
+    }
+}
+
+/// Keeps what was set aside, and then what was read.
+#[derive(Clone)]
+struct RecordKeeper {
     dead_letters: DeadLetters,
     manifests: Manifests,
 }
 
-impl Sender {
-    /// Puts slices on the stream, then sets dead letters aside, then writes manifests: a manifest says that the rest is
-    /// there. Returns the manifests.
-    async fn send(
-        &self,
-        messages: Vec<anyhow::Result<Message>>,
-        balance: &mut Balance,
-    ) -> anyhow::Result<Vec<Manifest>> {
-        let (mut slices, mut letters, mut manifests) = (Vec::new(), Vec::new(), Vec::new());
-        for message in messages {
-            match message? {
-                Message::Slices(more) => slices.extend(more),
-                Message::DeadLetters(more) => letters.extend(more),
-                Message::Read(manifest) => manifests.push(*manifest),
-                Message::Skipped => balance.skipped_files += 1,
-            }
-        }
-        self.stream.put(pack(slices)).await?;
-        balance.write_units += self.dead_letters.put(&letters).await?;
-        balance.write_units += self.manifests.put(&manifests).await?;
-        Ok(manifests)
+impl RecordKeeper {
+    /// Returns the manifests and the write units.
+    async fn keep(self, letters: Vec<DeadLetter>, manifests: Vec<Manifest>) -> anyhow::Result<(Vec<Manifest>, u64)> {
+        let units = self.dead_letters.put(&letters).await? + self.manifests.put(&manifests).await?;
+        Ok((manifests, units))
     }
+}
+
+#[derive(Default)]
+struct OnTheirWay {
+    sent: u64,
+    acknowledged: u64,
 }
 
 /// Runs that are not acknowledged yet, and what the others came to.
@@ -410,7 +438,8 @@ struct Waiting {
     acknowledgements: Acknowledgements,
     rows: UsageRows,
     runs: VecDeque<Manifest>,
-    events: u64,
+    /// Events sent and not known to be acknowledged, by run; an object's run is here before its manifest is.
+    on_their_way: HashMap<RunId, OnTheirWay>,
     balance: Balance,
     through: BTreeMap<Partition, u64>,
 }
@@ -421,10 +450,42 @@ impl Waiting {
             acknowledgements: stores.acknowledgements(),
             rows: UsageRows::new(stores.database.pool(Role::Aggregator)?),
             runs: VecDeque::new(),
-            events: 0,
+            on_their_way: HashMap::new(),
             balance: Balance::default(),
             through: BTreeMap::new(),
         })
+    }
+
+    fn sent(&mut self, slices: &[Slice]) {
+        for slice in slices {
+            self.on_their_way.entry(slice.id.run).or_default().sent += slice.events() as u64;
+        }
+    }
+
+    fn on_their_way(&self) -> u64 {
+        self.on_their_way.values().map(|run| run.sent.saturating_sub(run.acknowledged)).sum()
+    }
+
+    /// Looks how far the runs with the most events on their way are, and gives counting time.
+    async fn look_again(&mut self) -> anyhow::Result<()> {
+        tokio::time::sleep(POLL).await;
+        let mut runs: Vec<_> =
+            self.on_their_way.iter().map(|(run, way)| (way.sent.saturating_sub(way.acknowledged), *run)).collect();
+        runs.sort_unstable_by(|a, b| b.cmp(a));
+        for (_, run) in runs.into_iter().take(LOOK_UPS_AT_ONCE) {
+            let acknowledged = self.acknowledgements.of_run(run).await?;
+            let events = |slice: &Acknowledgement| slice.tally.counted + slice.tally.duplicates + slice.parked;
+            self.on_their_way.entry(run).or_default().acknowledged = acknowledged.slices.values().map(events).sum();
+        }
+        Ok(())
+    }
+
+    fn add_all(&mut self, (manifests, units): (Vec<Manifest>, u64), progress: &mut Progress) {
+        self.balance.write_units += units;
+        for manifest in manifests {
+            progress.object(manifest.stored_bytes, manifest.read);
+            self.add(manifest);
+        }
     }
 
     fn add(&mut self, manifest: Manifest) {
@@ -438,7 +499,6 @@ impl Waiting {
             *balance.dead_letters.entry(reason.to_string()).or_default() += count;
         }
         if 0 < manifest.slices {
-            self.events += manifest.usage_events();
             self.runs.push_back(manifest);
         }
     }
@@ -472,7 +532,7 @@ impl Waiting {
     }
 
     fn take(&mut self, manifest: &Manifest, acknowledged: RunAcknowledged) {
-        self.events -= manifest.usage_events();
+        self.on_their_way.remove(&manifest.run);
         self.balance.write_units += acknowledged.units;
         for slice in acknowledged.slices.into_values() {
             self.balance.counted += slice.tally.counted;

@@ -23,7 +23,7 @@ use crate::stores::{Role, Stores};
 const CACHE_BYTES_MAX: usize = 256 << 20;
 /// Batches of gains that may wait for the roll-up; then the aggregator waits.
 const GAINS_WAITING_MAX: usize = 64;
-/// How often the sweep looks for what a lost trigger left behind.
+/// How often the sweep looks again at what was counted since, whatever became of its trigger.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 const BACKOFF: Backoff =
     Backoff { base: Duration::from_millis(100), cap: Duration::from_secs(10), tries_max: u32::MAX };
@@ -103,6 +103,9 @@ struct RollUpWorker {
 
 impl RollUpWorker {
     async fn run(self, mut gained: mpsc::Receiver<Vec<Gain>>) -> Result<(), RollUpFailure> {
+        // What an earlier process acknowledged and did not roll up: one scan, at the start.
+        self.sweep(self.stores.acknowledgements().partitions().await?).await?;
+        let mut recent = BTreeMap::<Partition, u64>::new();
         let mut sweep = tokio::time::interval(SWEEP_EVERY);
         loop {
             tokio::select! {
@@ -112,15 +115,18 @@ impl RollUpWorker {
                     while let Ok(more) = gained.try_recv() {
                         gains.extend(more);
                     }
+                    for gain in &gains {
+                        recent.insert(gain.partition.clone(), gain.to_version);
+                    }
                     self.apply(gains).await?;
                 }
-                _ = sweep.tick() => self.sweep().await?,
+                _ = sweep.tick() => self.sweep(std::mem::take(&mut recent)).await?,
             }
         }
     }
 
-    async fn sweep(&self) -> Result<(), RollUpFailure> {
-        let acknowledged: BTreeMap<Partition, u64> = self.stores.acknowledgements().partitions().await?;
+    /// Brings partitions to at least these versions, reading the logs of those that are not there yet.
+    async fn sweep(&self, acknowledged: BTreeMap<Partition, u64>) -> Result<(), RollUpFailure> {
         let gains = acknowledged.into_iter().map(|(partition, version)| Gain {
             partition,
             from_version: version,
