@@ -1,7 +1,6 @@
 //! What an AWS call's failure means for us, whichever service it was.
 
-use std::fmt::Debug;
-
+use aws_sdk_dynamodb::config::http::HttpResponse;
 use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use thiserror::Error;
 
@@ -46,10 +45,9 @@ impl AwsErrorKind {
 
 impl AwsError {
     /// Reads the meaning of an SDK error.
-    pub fn new<E, R>(operation: &'static str, error: SdkError<E, R>) -> Self
+    pub fn new<E>(operation: &'static str, error: SdkError<E, HttpResponse>) -> Self
     where
         E: std::error::Error + ProvideErrorMetadata + 'static,
-        R: Debug,
     {
         let said = match &error {
             SdkError::ServiceError(service) => {
@@ -59,7 +57,9 @@ impl AwsError {
             other => DisplayErrorContext(other).to_string(),
         };
         let kind = match &error {
-            SdkError::ServiceError(service) => kind_of_code(service.err().code().unwrap_or_default()),
+            SdkError::ServiceError(service) => {
+                kind_of(service.err().code().unwrap_or_default(), service.raw().status().as_u16())
+            }
             _ if said.to_ascii_lowercase().contains("credentials") => AwsErrorKind::NotAllowed,
             SdkError::ConstructionFailure(_) => AwsErrorKind::Refused,
             _ => AwsErrorKind::Unreachable,
@@ -68,11 +68,13 @@ impl AwsError {
     }
 }
 
-/// Error codes: the common errors page of each service's API reference.
-fn kind_of_code(code: &str) -> AwsErrorKind {
+/// Error codes: the common errors page of each service's API reference. A code that is not listed means what its HTTP
+/// status says: a service that is down answers with what is in front of it.
+fn kind_of(code: &str, status: u16) -> AwsErrorKind {
     match code {
         "ProvisionedThroughputExceededException"
         | "ThrottlingException"
+        | "Throttling"
         | "RequestLimitExceeded"
         | "LimitExceededException"
         | "KMSThrottlingException" => AwsErrorKind::Throttled,
@@ -87,7 +89,11 @@ fn kind_of_code(code: &str) -> AwsErrorKind {
         | "MissingAuthenticationTokenException"
         | "ExpiredTokenException" => AwsErrorKind::NotAllowed,
         "ResourceNotFoundException" => AwsErrorKind::NotFound,
-        _ => AwsErrorKind::Refused,
+        _ => match status {
+            429 => AwsErrorKind::Throttled,
+            408 | 500..=599 => AwsErrorKind::Unreachable,
+            _ => AwsErrorKind::Refused,
+        },
     }
 }
 
@@ -97,5 +103,36 @@ fn shorten(said: String) -> String {
     match line.char_indices().nth(300) {
         Some((end, _)) => format!("{}...", &line[..end]),
         None => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_means_what_its_code_says_and_an_unknown_one_what_its_status_says() {
+        for (code, status, kind) in [
+            ("ProvisionedThroughputExceededException", 400, AwsErrorKind::Throttled),
+            ("Throttling", 400, AwsErrorKind::Throttled),
+            ("", 429, AwsErrorKind::Throttled),
+            ("InternalServerError", 500, AwsErrorKind::Unreachable),
+            ("InternalFailureException", 500, AwsErrorKind::Unreachable),
+            ("RequestTimeout", 408, AwsErrorKind::Unreachable),
+            ("", 502, AwsErrorKind::Unreachable),
+            ("AccessDeniedException", 400, AwsErrorKind::NotAllowed),
+            ("ResourceNotFoundException", 400, AwsErrorKind::NotFound),
+            ("ValidationException", 400, AwsErrorKind::Refused),
+            ("ConditionalCheckFailedException", 400, AwsErrorKind::Refused),
+            ("", 400, AwsErrorKind::Refused),
+        ] {
+            assert_eq!(kind_of(code, status), kind, "{code} {status}");
+        }
+    }
+
+    #[test]
+    fn what_was_said_is_one_short_line() {
+        assert_eq!(shorten("a\nb".to_owned()), "a b");
+        assert_eq!(shorten("é".repeat(301)), format!("{}...", "é".repeat(300)));
     }
 }
