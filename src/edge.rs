@@ -14,12 +14,17 @@ pub(crate) fn stopwatch() -> std::time::Instant {
     std::time::Instant::now()
 }
 
+#[expect(clippy::disallowed_methods, reason = "the one place where the program throws dice")]
 pub(crate) fn random() -> u64 {
     rand::random()
 }
 
 pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
-    rand::random()
+    let mut bytes = [0; N];
+    for chunk in bytes.chunks_mut(8) {
+        chunk.copy_from_slice(&random().to_le_bytes()[..chunk.len()]);
+    }
+    bytes
 }
 
 pub(crate) fn commit_id() -> CommitId {

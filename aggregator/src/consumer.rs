@@ -235,7 +235,7 @@ impl<L: CommitLog> ShardReader<L> {
         Ok(())
     }
 
-    /// Sets a record that nobody can read aside, whole.
+    /// Sets a record that nobody can read aside, whole, again and again until it is.
     async fn set_aside(
         &self,
         shard: &str,
@@ -253,11 +253,23 @@ impl<L: CommitLog> ShardReader<L> {
             seen_at: (self.options.clock)(),
             resolved_at: None,
         };
-        self.dead_letters.put(&[letter]).await.map(drop)
+        let mut tries = 0;
+        loop {
+            match self.dead_letters.put(std::slice::from_ref(&letter)).await {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind.is_passing() => {
+                    tries += 1;
+                    tracing::warn!(%error, "setting aside again");
+                    let wait = BACKOFF.wait(tries, (self.options.random)()).unwrap_or(BACKOFF.cap);
+                    tokio::time::sleep(wait).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the age of a batch is processing time of this loop, not event time")]
+/// The age of a batch is processing time of this loop; event time comes with the events.
 fn now() -> Instant {
     Instant::now()
 }

@@ -88,8 +88,15 @@ struct Drafts<'a> {
     done: Vec<Content>,
     totals: HashMap<CounterKey, u64>,
     slices: Vec<SliceId>,
-    groups: BTreeMap<CounterKey, (Vec<Identity>, Vec<(u16, u16)>)>,
+    groups: BTreeMap<CounterKey, NewIdentities>,
     bytes: usize,
+}
+
+/// What one counter gains in the entry being drafted.
+#[derive(Default)]
+struct NewIdentities {
+    identities: Vec<Identity>,
+    sources: Vec<(u16, u16)>,
 }
 
 /// Bytes a slice takes in an entry.
@@ -118,15 +125,15 @@ impl<'a> Drafts<'a> {
         let position = u16::try_from(self.slices.len() - 1).expect("an entry holds fewer slices than its bytes allow");
         if !self.groups.contains_key(counter) {
             self.bytes += EntryGroup::frame_bytes(counter);
-            self.groups.insert(counter.clone(), (Vec::new(), Vec::new()));
+            self.groups.insert(counter.clone(), NewIdentities::default());
         }
-        let (identities, sources) = self.groups.get_mut(counter).expect("it was just put there");
-        identities.push(identity);
+        let group = self.groups.get_mut(counter).expect("it was just put there");
+        group.identities.push(identity);
         self.bytes += Identity::BYTES;
-        match sources.last_mut() {
+        match group.sources.last_mut() {
             Some((last, count)) if *last == position => *count += 1,
             _ => {
-                sources.push((position, 1));
+                group.sources.push((position, 1));
                 self.bytes += SOURCE_BYTES;
             }
         }
@@ -136,7 +143,7 @@ impl<'a> Drafts<'a> {
         let slices = std::mem::take(&mut self.slices);
         let groups = std::mem::take(&mut self.groups);
         self.bytes = ENTRY_BYTES;
-        let groups = groups.into_iter().map(|(counter, (identities, sources))| {
+        let groups = groups.into_iter().map(|(counter, NewIdentities { identities, sources })| {
             let total = self.totals.entry(counter.clone()).or_insert_with(|| self.known.total(&counter));
             *total += identities.len() as u64;
             EntryGroup { total: *total, counter, identities, sources }

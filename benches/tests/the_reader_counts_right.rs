@@ -1,5 +1,7 @@
 //! The reader of log objects against answers that were known before it read: the fixtures and generated objects.
 
+#![expect(clippy::unwrap_used, reason = "a failed read fails the test, also in a helper")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::fs;

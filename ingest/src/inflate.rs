@@ -22,10 +22,13 @@ pub(crate) enum InflateError {
     Io(io::Error),
 }
 
+/// The stored bytes, the two that were looked at first before the others.
+type StoredBytes<R> = BufReader<Chain<Cursor<Vec<u8>>, Hashed<R>>>;
+
 /// A source object's content. Concatenated gzip members read as one (RFC 1952 section 2.2).
 pub(crate) enum Inflate<R> {
-    Plain(BufReader<Chain<Cursor<Vec<u8>>, Hashed<R>>>),
-    Gzip { decoder: Box<MultiGzDecoder<BufReader<Chain<Cursor<Vec<u8>>, Hashed<R>>>>>, inflated_bytes: u64 },
+    Plain(StoredBytes<R>),
+    Gzip { decoder: Box<MultiGzDecoder<StoredBytes<R>>>, inflated_bytes: u64 },
 }
 
 /// What the object is, as stored.
