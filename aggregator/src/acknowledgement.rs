@@ -14,8 +14,9 @@ use crate::entry::CommitId;
 use crate::fold::Tally;
 use crate::partition::Partition;
 
-/// Slices of one run in one item; far below the item limit.
-const ITEM_SLICES_MAX: usize = 1_000;
+/// Where an item is closed and the next begun; the service takes 400 KB, and one slice stays far below the difference
+/// unless its partition has split thousands of times.
+const ITEM_BYTES_MAX: usize = 300_000;
 
 /// One slice is dealt with. Said again after a redelivery it says the same, except for what that cost.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +29,7 @@ pub struct Acknowledgement {
     pub parked: u64,
     /// Its share of the write units.
     pub units: u64,
-    /// Once these partitions are rolled up to these versions, usage rows hold the slice.
+    /// Once these partitions are rolled up to these versions, usage rows hold the slice. Sorted when read.
     pub through: Vec<(Partition, u64)>,
 }
 
@@ -69,12 +70,7 @@ impl Acknowledgements {
         for acknowledgement in acknowledgements {
             by_run.entry(acknowledgement.slice.run).or_default().push(acknowledgement);
         }
-        let mut items = Vec::new();
-        for (run, slices) in by_run {
-            for (number, slices) in (0_u32..).zip(slices.chunks(ITEM_SLICES_MAX)) {
-                items.push(item(run, batch, number, slices));
-            }
-        }
+        let items = by_run.into_iter().flat_map(|(run, slices)| items(run, batch, &slices)).collect();
         dynamodb::batch_put(&self.client, &self.table, items, self.random).await
     }
 
@@ -125,6 +121,29 @@ pub struct RunAcknowledged {
     pub units: u64,
 }
 
+fn items(run: RunId, batch: CommitId, slices: &[&Acknowledgement]) -> Vec<Item> {
+    let mut items = Vec::new();
+    let mut rest = slices;
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let fitting = rest.iter().take_while(|slice| {
+            bytes += bytes_max(slice);
+            bytes <= ITEM_BYTES_MAX
+        });
+        let (now, later) = rest.split_at(fitting.count().max(1));
+        let number = u32::try_from(items.len()).expect("a batch is far smaller");
+        items.push(item(run, batch, number, now));
+        rest = later;
+    }
+    items
+}
+
+/// Bytes of a slice in an item, at most: six members, numbers of up to 20 digits, and the partitions by name.
+fn bytes_max(acknowledgement: &Acknowledgement) -> usize {
+    let through = acknowledgement.through.iter().map(|(partition, _)| partition.to_string().len() + 12);
+    80 + through.sum::<usize>()
+}
+
 fn item(run: RunId, batch: CommitId, number: u32, slices: &[&Acknowledgement]) -> Item {
     let mut key = batch.0.to_vec();
     key.extend(number.to_be_bytes());
@@ -163,19 +182,77 @@ fn collect(run: RunId, items: &[Item]) -> Result<RunAcknowledged, Acknowledgemen
                 let version = through[name].as_n().ok().and_then(|digits| digits.parse().ok()).ok_or(wrong("t"))?;
                 Ok((partition, version))
             });
+            let mut through = through.collect::<Result<Vec<_>, ItemError>>()?;
+            through.sort_unstable();
             let acknowledgement = Acknowledgement {
                 slice: SliceId { run, number },
                 tally: Tally { counted: dynamodb::number(slice, "c")?, duplicates: dynamodb::number(slice, "d")? },
                 parked: dynamodb::number(slice, "p")?,
                 units: dynamodb::number(slice, "u")?,
-                through: through.collect::<Result<_, ItemError>>()?,
+                through,
             };
-            // Of several deliveries the one that wrote entries has the cost; their tallies are equal.
+            // Once counted, a slice is counted, even if its partition parked it before or since. Of several deliveries
+            // the one that wrote entries has the cost; their tallies are equal.
+            let weight = |one: &Acknowledgement| (one.parked == 0, one.units);
             let kept = found.slices.entry(number).or_insert_with(|| acknowledgement.clone());
-            if kept.units < acknowledgement.units {
+            if weight(kept) < weight(&acknowledgement) {
                 *kept = acknowledgement;
             }
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Size limit of an item (Amazon DynamoDB Developer Guide, "Constraints").
+    const SERVICE_ITEM_BYTES_MAX: u64 = 400 << 10;
+
+    fn acknowledgement(number: u32, partitions: u32) -> Acknowledgement {
+        let partition = |child| Partition::parse(&format!("07/2026-10-01T13/{child:06x}")).unwrap();
+        Acknowledgement {
+            slice: SliceId { run: RunId::from_bytes([1; 16]), number },
+            tally: Tally { counted: u64::MAX, duplicates: u64::MAX },
+            parked: 0,
+            units: u64::MAX,
+            through: (0..partitions).map(|child| (partition(child), u64::MAX)).collect(),
+        }
+    }
+
+    #[test]
+    fn items_stay_below_the_limit_however_many_partitions_a_slice_went_through() {
+        for (slices, partitions) in [(1, 0), (10_000, 1), (1_000, 17), (300, 273), (3, 5_000)] {
+            let all: Vec<_> = (0..slices).map(|number| acknowledgement(number, partitions)).collect();
+            let items = items(RunId::from_bytes([1; 16]), CommitId([2; 16]), &all.iter().collect::<Vec<_>>());
+            let keys: std::collections::BTreeSet<_> =
+                items.iter().map(|item| dynamodb::bytes(item, "batch").unwrap()).collect();
+            assert_eq!(keys.len(), items.len(), "no item overwrites another");
+            for item in &items {
+                let units = dynamodb::item_units(item);
+                assert!(units * 1_024 < SERVICE_ITEM_BYTES_MAX, "{units} units: {slices} of {partitions}");
+            }
+            let found = collect(RunId::from_bytes([1; 16]), &items).unwrap();
+            assert!(found.slices.into_values().eq(all), "{slices} of {partitions}");
+        }
+    }
+
+    #[test]
+    fn a_slice_that_was_counted_stays_counted_whatever_else_was_said() {
+        let counted = Acknowledgement { units: 0, ..acknowledgement(0, 1) };
+        let costly = Acknowledgement { units: 5, ..acknowledgement(0, 1) };
+        let parked = Acknowledgement { parked: 9, units: 0, tally: Tally::default(), ..acknowledgement(0, 0) };
+        for (said, expected) in [
+            ([&counted, &parked], &counted),
+            ([&parked, &counted], &counted),
+            ([&counted, &costly], &costly),
+            ([&costly, &counted], &costly),
+            ([&parked, &parked], &parked),
+        ] {
+            let items: Vec<Item> =
+                said.iter().flat_map(|one| items(one.slice.run, CommitId([2; 16]), &[one])).collect();
+            assert_eq!(collect(expected.slice.run, &items).unwrap().slices[&0], *expected, "{said:?}");
+        }
+    }
 }
