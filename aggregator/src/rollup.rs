@@ -32,6 +32,16 @@ pub enum RollUpError {
     Advance(#[from] AdvanceError),
 }
 
+impl RollUpError {
+    /// Whether one partition's log or rows are at fault: all others of the call are rolled up.
+    pub fn is_of_one_partition(&self) -> bool {
+        matches!(
+            self,
+            Self::Untrusted(_) | Self::Read(ReadError::Item { .. }) | Self::Advance(AdvanceError::TotalWentBack { .. })
+        )
+    }
+}
+
 /// Rolls commit logs up into usage rows.
 #[derive(Debug)]
 pub struct RollUp<L> {
@@ -47,23 +57,33 @@ impl<L: CommitLog> RollUp<L> {
 
     /// Brings the usage rows of these partitions at least up to what they gained. Gains that connect to the cursor are
     /// applied as they are; for the others the log is read.
+    ///
+    /// A partition at fault does not hold up the others: they are done when its error is returned.
     pub async fn apply(&self, gains: Vec<Gain>, now: Timestamp) -> Result<(), RollUpError> {
         let mut by_partition = BTreeMap::<Partition, Vec<Gain>>::new();
         for gain in gains {
             by_partition.entry(gain.partition.clone()).or_default().push(gain);
         }
         let mut waiting: Vec<_> = by_partition.into_iter().collect();
+        let mut at_fault = None;
         while !waiting.is_empty() {
             let rest = waiting.split_off(waiting.len().min(TRANSACTION_PARTITIONS_MAX));
-            self.apply_some(&waiting, now).await?;
+            let error = self.apply_some(&waiting, now).await?;
+            at_fault = at_fault.or(error);
             waiting = rest;
         }
-        Ok(())
+        at_fault.map_or(Ok(()), Err)
     }
 
-    async fn apply_some(&self, partitions: &[(Partition, Vec<Gain>)], now: Timestamp) -> Result<(), RollUpError> {
+    /// The answer is what is wrong with a partition, once the others are done.
+    async fn apply_some(
+        &self,
+        partitions: &[(Partition, Vec<Gain>)],
+        now: Timestamp,
+    ) -> Result<Option<RollUpError>, RollUpError> {
+        let mut at_fault = None;
         let mut behind: Vec<&(Partition, Vec<Gain>)> = partitions.iter().collect();
-        // A cursor only moves forward, so each round ends a partition or meets a faster worker.
+        // A cursor only moves forward, so each round ends a partition, leaves one out or meets a faster worker.
         while !behind.is_empty() {
             let names: Vec<String> = behind.iter().map(|(partition, _)| partition.to_string()).collect();
             let cursors = self.rows.cursors(&names).await?;
@@ -74,22 +94,51 @@ impl<L: CommitLog> RollUp<L> {
                 let cursor = cursors.get(name).copied().unwrap_or_default();
                 let target = gains.iter().map(|gain| gain.to_version).max().unwrap_or_default();
                 if cursor < target {
-                    advances.push(self.advance(partition, gains, cursor).await?);
-                    advancing.push(*entry);
+                    match self.advance(partition, gains, cursor, target).await {
+                        Ok(advance) => {
+                            advances.push(advance);
+                            advancing.push(*entry);
+                        }
+                        Err(error) if error.is_of_one_partition() => at_fault = at_fault.or(Some(error)),
+                        Err(error) => return Err(error),
+                    }
                 }
             }
-            let outcomes = self.rows.advance(&advances, now).await?;
-            let stale = advancing.into_iter().zip(outcomes);
-            behind = stale.filter(|(_, outcome)| *outcome != AdvanceOutcome::Moved).map(|(entry, _)| entry).collect();
+            match self.rows.advance(&advances, now).await {
+                Ok(outcomes) => {
+                    let stale = advancing.into_iter().zip(outcomes);
+                    let stale = stale.filter(|(_, outcome)| *outcome != AdvanceOutcome::Moved);
+                    behind = stale.map(|(entry, _)| entry).collect();
+                }
+                Err(AdvanceError::TotalWentBack { partition, counter, stored, told }) => {
+                    advancing.retain(|(other, _)| other.to_string() != partition);
+                    assert!(advancing.len() < advances.len(), "a partition that was written is one of those to write");
+                    behind = advancing;
+                    let error = AdvanceError::TotalWentBack { partition, counter, stored, told };
+                    at_fault = at_fault.or(Some(error.into()));
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
-        Ok(())
+        Ok(at_fault)
     }
 
-    async fn advance(&self, partition: &Partition, gains: &[Gain], cursor: u64) -> Result<Advance, RollUpError> {
+    async fn advance(
+        &self,
+        partition: &Partition,
+        gains: &[Gain],
+        cursor: u64,
+        target: u64,
+    ) -> Result<Advance, RollUpError> {
         let (to_version, totals) = match connect(gains, cursor) {
             Some(connected) => connected,
             None => self.read(partition, cursor).await?,
         };
+        if to_version < target {
+            // Entries are never deleted, so what was gained cannot be missing.
+            let (partition, expected) = (partition.clone(), to_version + 1);
+            return Err(Untrusted::Gap { partition, expected, found: target }.into());
+        }
         let counters = totals.into_iter().map(|(counter, total)| CounterTotal {
             account: counter.account,
             meter: counter.meter,

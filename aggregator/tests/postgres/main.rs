@@ -1,10 +1,15 @@
-//! The aggregator's PostgreSQL side against a real server, as the role it runs as in production.
+//! The aggregator's stores and its stream on servers that speak the real protocols; PostgreSQL as the role it runs as in
+//! production.
 
 #![expect(clippy::unwrap_used, reason = "a step that fails is a failed test, also in a helper")]
 
+mod chain;
+mod clients;
+mod commit_log;
 mod directory;
 mod interleavings;
 mod stage;
+mod tables;
 mod usage_rows;
 
 use sqlx::AssertSqlSafe;
