@@ -38,8 +38,9 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_enum, env = "SECUREBASE_STORES", default_value_t = StoresChoice::Local)]
     pub(crate) stores: StoresChoice,
     /// Name of the Kinesis stream, and prefix of the DynamoDB table names
+    // Not `name`: an option of a subcommand with the same id would set this one.
     #[arg(long, global = true, value_name = "NAME", env = "SECUREBASE_NAME", default_value = "securebase")]
-    pub(crate) name: String,
+    pub(crate) deployment: String,
     /// Login that may migrate the database and take on its roles; local stores start a private PostgreSQL without it
     #[arg(long, global = true, value_name = "URL", env = "DATABASE_URL", hide_env_values = true)]
     pub(crate) database_url: Option<String>,
@@ -226,4 +227,37 @@ pub(crate) enum DeadLetters {
         #[arg(value_name = "ID")]
         ids: Vec<String>,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn no_command_reuses_the_name_of_an_option_that_all_have() {
+        fn check(command: &clap::Command, global: &BTreeSet<String>) {
+            for below in command.get_subcommands() {
+                let own = below.get_arguments().map(|argument| argument.get_id().to_string());
+                let both: Vec<String> = own.filter(|id| global.contains(id)).collect();
+                assert!(both.is_empty(), "{} reuses {both:?}", below.get_name());
+                check(below, global);
+            }
+        }
+        let command = Cli::command();
+        let global = command.get_arguments().filter(|argument| argument.is_global_set());
+        let global: BTreeSet<String> = global.map(|argument| argument.get_id().to_string()).collect();
+        assert!(global.contains("home"), "{global:?}");
+        check(&command, &global);
+    }
+
+    #[test]
+    fn a_customers_name_is_not_the_deployments() {
+        let line = "securebase customers add acme --name A --tier standard --contract-start 2026-01-01T00:00:00Z";
+        let cli = Cli::parse_from(line.split(' '));
+        assert_ne!(cli.global.deployment, "A");
+    }
 }

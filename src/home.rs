@@ -13,7 +13,7 @@
 //! | `clients.lock` | exclusively | the owner, while it closes them | no client is left, none may come |
 //!
 //! Invariant: a client that holds its shared lock and has then found `endpoints.json` locked does not lose its stores to the
-//! owner's normal exit. The owner takes its file away first and the clients' lock after that, so it sees that client.
+//! owner's normal exit. The owner ends only once it has the clients' lock for itself, and then keeps it as long as it lives.
 //!
 //! Invariant: the contents of `endpoints.json` are never judged by process number or age. A file whose writer died is free,
 //! and so stale; a file that is locked has a living writer.
@@ -267,19 +267,12 @@ impl OwnerGuard {
         Ok(())
     }
 
-    /// Turns new clients away and waits until the last one has gone; then the stores may be closed and the guard dropped.
-    ///
-    /// Blocks for as long as a client works: from async code call it on a thread that may wait.
-    pub(crate) fn retire(&mut self) -> Result<(), HomeError> {
-        self.unpublish()?;
-        self.clients.lock().map_err(|error| lock_error(&self.directory, CLIENTS_LOCK, error))
-    }
-
-    /// [`OwnerGuard::retire`] without the wait: whether no client was left. If not, it may be called again.
+    /// Ends the ownership if no client is left: says whether that is so. If not, others may still join, and it may be
+    /// called again. After it, the stores may be closed and the guard dropped.
     pub(crate) fn try_retire(&mut self) -> Result<bool, HomeError> {
-        self.unpublish()?;
         match self.clients.try_lock() {
-            Ok(()) => Ok(true),
+            // Until this process ends nobody gets that lock, so nobody who finds the file in between can use it.
+            Ok(()) => self.unpublish().map(|()| true),
             Err(TryLockError::WouldBlock) => Ok(false),
             Err(TryLockError::Error(error)) => Err(lock_error(&self.directory, CLIENTS_LOCK, error)),
         }
@@ -339,8 +332,8 @@ fn file_error(path: &Path, source: io::Error) -> HomeError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::sync::{Barrier, mpsc};
 
     use super::*;
 
@@ -369,6 +362,13 @@ mod tests {
         match home.join_within(SOON).unwrap() {
             Membership::Client(guard) => guard,
             Membership::Owner(_) => panic!("nobody owned the home"),
+        }
+    }
+
+    /// Retires as the program does: again and again until no client is left.
+    fn retire(guard: &mut OwnerGuard) {
+        while !guard.try_retire().unwrap() {
+            thread::yield_now();
         }
     }
 
@@ -424,26 +424,22 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_that_retires_waits_for_its_clients_and_takes_no_new_ones() {
+    fn an_owner_does_not_end_while_a_client_works_and_lets_others_join_until_then() {
         let directory = tempfile::tempdir().unwrap();
         let home = Home::open(directory.path()).unwrap();
         let mut first = owner(&home);
         first.publish(&endpoints(1)).unwrap();
         let working = client(&home);
         assert!(!first.try_retire().unwrap(), "a client is still at work");
-        assert!(matches!(refusal(&home), HomeError::OwnerNotReady { .. }), "no new client");
-        let (retired, is_retired) = mpsc::channel();
+        let another = client(&home);
+        drop(working);
+        assert!(!first.try_retire().unwrap(), "another is");
+        drop(another);
+        assert!(first.try_retire().unwrap());
+        assert!(matches!(refusal(&home), HomeError::OwnerNotReady { .. }), "no new client while the stores close");
         thread::scope(|scope| {
-            scope.spawn(move || {
-                first.retire().unwrap();
-                retired.send(()).unwrap();
-                // The stores close here.
-                drop(first);
-            });
-            assert!(is_retired.recv_timeout(SOON).is_err(), "it waits");
             let next = scope.spawn(|| home.join_within(Duration::from_secs(20)));
-            drop(working);
-            is_retired.recv().unwrap();
+            drop(first);
             assert!(matches!(next.join().unwrap(), Ok(Membership::Owner(_))), "who waited takes over");
         });
     }
@@ -469,7 +465,7 @@ mod tests {
                                 up.store(mine, Ordering::SeqCst);
                                 guard.publish(&endpoints(u16::try_from(mine).unwrap())).unwrap();
                                 thread::yield_now();
-                                guard.retire().unwrap();
+                                retire(&mut guard);
                                 up.store(0, Ordering::SeqCst);
                                 owners.fetch_sub(1, Ordering::SeqCst);
                             }

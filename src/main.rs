@@ -20,6 +20,11 @@ mod workers;
 use std::process::ExitCode;
 
 use clap::Parser;
+use nix::sys::signal::Signal;
+use tokio::signal::unix;
+
+/// The exit code of a process that was interrupted (POSIX: 128 + SIGINT).
+const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
@@ -35,11 +40,17 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return print::failure(&anyhow::Error::new(error).context("cannot start the runtime")),
     };
-    let outcome = runtime.block_on(commands::run(cli));
+    let outcome = runtime.block_on(async {
+        // A file that may not grow is to fail the write, as a full disk does, not to end the process: a signal that is
+        // listened to no longer does.
+        let _listening = unix::signal(unix::SignalKind::from_raw(Signal::SIGXFSZ as i32));
+        commands::run(cli).await
+    });
     // Readers of files may still be blocked; what they hold is not worth waiting for.
     runtime.shutdown_background();
     match outcome {
         Ok(code) => code,
+        Err(error) if error.is::<commands::Interrupted>() => ExitCode::from(INTERRUPTED),
         Err(error) => print::failure(&error),
     }
 }

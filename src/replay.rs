@@ -13,14 +13,14 @@ use aggregator::partition::Partition;
 use aggregator::usage_rows::UsageRows;
 use anyhow::Context;
 use futures::{StreamExt, TryStreamExt, stream};
-use ingest::dead_letter::{DeadLetter, DeadLetters};
+use ingest::dead_letter::DeadLetter;
 use ingest::kinesis::pack;
 use ingest::manifest::{Manifest, Manifests, ObjectVersion};
 use ingest::{Judged, ObjectRead, Packer, ReadError, RunId, Slice, SliceId, Timestamp, Verdict, read_object};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use crate::edge;
@@ -35,12 +35,18 @@ const MESSAGES_WAITING_MAX: usize = 256;
 const MESSAGES_TOGETHER_MAX: usize = 128;
 /// Batches of manifests being written while the next slices leave.
 const KEEPING_AT_ONCE: usize = 4;
-/// Dead letters of an object that are held before they leave.
-const DEAD_LETTERS_TOGETHER_MAX: usize = 64;
+/// Bytes of dead letters that leave together.
+const LETTER_BYTES_TOGETHER: usize = 256 << 10;
+/// Memory of a dead letter beside its name and bytes.
+const LETTER_FRAME_BYTES: usize = 256;
+/// KiB of dead letters between the readers and the store; a reader with more waits.
+const LETTERS_WAITING_KIB_MAX: u32 = 64 << 10;
 /// Events on their way before reading waits for counting: bounds the stream's memory.
 const EVENTS_ON_THEIR_WAY_MAX: u64 = 1_000_000;
 /// Runs looked up at once.
 const LOOK_UPS_AT_ONCE: usize = 16;
+/// How long usage rows may stand still behind the counters before a command gives up.
+const ROLL_UP_PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
 
 /// One line that balances: what was read, and what became of it.
@@ -85,7 +91,7 @@ pub(crate) fn expand(paths: &[String]) -> anyhow::Result<Vec<PathBuf>> {
         for found in matches {
             add_files(&found?, &mut files)?;
         }
-        anyhow::ensure!(before < files.len(), "{path}: no such file, folder or match");
+        anyhow::ensure!(before < files.len(), "{path}: no such file, folder or match; check the path");
     }
     Ok(files)
 }
@@ -168,6 +174,7 @@ impl Replay<'_> {
         let next = Arc::new(AtomicUsize::new(0));
         let is_over = Arc::new(AtomicBool::new(false));
         let (messages, mut received) = mpsc::channel(MESSAGES_WAITING_MAX);
+        let letters_room = Arc::new(Semaphore::new(LETTERS_WAITING_KIB_MAX as usize));
         let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, READERS_MAX);
         for _ in 0..threads {
             let reader = Reader {
@@ -175,6 +182,8 @@ impl Replay<'_> {
                 next: next.clone(),
                 is_over: is_over.clone(),
                 messages: messages.clone(),
+                letters_room: letters_room.clone(),
+                runtime: Handle::current(),
                 done: self.resume.then(|| Done {
                     manifests: self.stores.manifests(),
                     acknowledgements: self.stores.acknowledgements(),
@@ -187,6 +196,8 @@ impl Replay<'_> {
 
         let result = self.send(&mut received, &mut progress).await;
         // Readers that are still at it have nobody to tell any more.
+        letters_room.close();
+        drop(received);
         is_over.store(true, Ordering::Relaxed);
         let mut balance = result?;
         progress.finish();
@@ -200,7 +211,7 @@ impl Replay<'_> {
         progress: &mut Progress,
     ) -> anyhow::Result<Balance> {
         let stream = self.stores.stream_writer();
-        let records = RecordKeeper { dead_letters: self.stores.dead_letters(), manifests: self.stores.manifests() };
+        let (dead_letters, manifests) = (self.stores.dead_letters(), self.stores.manifests());
         let mut keeping = JoinSet::new();
         let mut waiting = Waiting::new(self.stores)?;
         let mut messages = Vec::new();
@@ -208,23 +219,26 @@ impl Replay<'_> {
             while let Some(kept) = keeping.try_join_next() {
                 waiting.add_all(kept??, progress);
             }
-            while EVENTS_ON_THEIR_WAY_MAX < waiting.on_their_way() {
-                waiting.look_again().await?;
+            while EVENTS_ON_THEIR_WAY_MAX < waiting.events {
+                if waiting.runs.is_empty() { waiting.look_again().await? } else { waiting.poll(progress).await? }
             }
             if received.recv_many(&mut messages, MESSAGES_TOGETHER_MAX).await == 0 {
                 break;
             }
             let read = Read::sort(messages.drain(..))?;
             waiting.balance.skipped_files += read.skipped;
-            // A manifest says that the slices are on the stream, so they go first; the rest need not hold up the next.
+            waiting.go_through(read.through);
+            // A manifest says that slices and dead letters are there, so it comes after them; it need not hold up the next.
             waiting.sent(&read.slices);
             stream.put(pack(read.slices)).await?;
+            waiting.balance.write_units += dead_letters.put(&read.letters).await?;
+            drop(read.letters_room);
             if KEEPING_AT_ONCE <= keeping.len()
                 && let Some(kept) = keeping.join_next().await
             {
                 waiting.add_all(kept??, progress);
             }
-            keeping.spawn(records.clone().keep(read.letters, read.manifests));
+            keeping.spawn(keep(manifests.clone(), read.manifests));
         }
         while let Some(kept) = keeping.join_next().await {
             waiting.add_all(kept??, progress);
@@ -232,7 +246,7 @@ impl Replay<'_> {
         while !waiting.runs.is_empty() {
             waiting.poll(progress).await?;
         }
-        waiting.rolled_up().await?;
+        rolled_up(&waiting.rows, &waiting.through).await?;
         Ok(waiting.balance)
     }
 }
@@ -240,9 +254,10 @@ impl Replay<'_> {
 /// What a reader has for the sender, in order: slices and dead letters of an object before the object's end.
 enum Message {
     Slices(Vec<Slice>),
-    DeadLetters(Vec<DeadLetter>),
+    DeadLetters(Vec<DeadLetter>, OwnedSemaphorePermit),
     Read(Box<Manifest>),
-    Skipped,
+    /// An earlier run has read it to the end; where its events are counted.
+    Skipped(Vec<(Partition, u64)>),
 }
 
 struct Reader {
@@ -250,6 +265,8 @@ struct Reader {
     next: Arc<AtomicUsize>,
     is_over: Arc<AtomicBool>,
     messages: mpsc::Sender<anyhow::Result<Message>>,
+    letters_room: Arc<Semaphore>,
+    runtime: Handle,
     done: Option<Done>,
 }
 
@@ -279,12 +296,23 @@ impl Reader {
         self.messages.blocking_send(Ok(message)).map_err(|_| NobodyListens)
     }
 
+    /// Hands dead letters on, once there is room for their bytes.
+    fn set_aside(&self, letters: Vec<DeadLetter>, bytes: usize) -> Result<(), NobodyListens> {
+        if letters.is_empty() {
+            return Ok(());
+        }
+        let kib = u32::try_from(bytes >> 10).unwrap_or(u32::MAX).min(LETTERS_WAITING_KIB_MAX);
+        let room =
+            self.runtime.block_on(self.letters_room.clone().acquire_many_owned(kib)).map_err(|_| NobodyListens)?;
+        self.send(Message::DeadLetters(letters, room))
+    }
+
     fn read(&self, source: &Source) -> anyhow::Result<Result<(), NobodyListens>> {
         let name = source.name();
         if let Some(done) = &self.done {
             let sha256 = hash(source)?;
-            if done.is_done(&ObjectVersion { name: name.clone(), sha256 })? {
-                return Ok(self.send(Message::Skipped));
+            if let Some(through) = done.counted_through(&ObjectVersion { name: name.clone(), sha256 })? {
+                return Ok(self.send(Message::Skipped(through)));
             }
         }
         let started_at = edge::now();
@@ -295,25 +323,29 @@ impl Reader {
         let mut packer = Packer::new(run);
         let mut slices = Vec::new();
         let mut letters = Vec::new();
+        let mut letter_bytes = 0;
         let read = read_object(&name, source.open()?, started_at, |judged: Judged<'_>| {
             match judged.verdict {
                 Verdict::Usage(event) => packer.add(event, &mut slices),
                 Verdict::NotCounted(_) => {}
-                Verdict::DeadLetter(reason) => letters.push(DeadLetter {
-                    object: name.clone(),
-                    offset: judged.offset,
-                    reason,
-                    bytes: judged.bytes.to_vec(),
-                    is_whole: judged.is_whole,
-                    seen_at: started_at,
-                    resolved_at: None,
-                }),
+                Verdict::DeadLetter(reason) => {
+                    letter_bytes += LETTER_FRAME_BYTES + name.len() + judged.bytes.len();
+                    letters.push(DeadLetter {
+                        object: name.clone(),
+                        offset: judged.offset,
+                        reason,
+                        bytes: judged.bytes.to_vec(),
+                        is_whole: judged.is_whole,
+                        seen_at: started_at,
+                        resolved_at: None,
+                    });
+                }
             }
             if !slices.is_empty() {
                 self.send(Message::Slices(std::mem::take(&mut slices)))?;
             }
-            if DEAD_LETTERS_TOGETHER_MAX <= letters.len() {
-                self.send(Message::DeadLetters(std::mem::take(&mut letters)))?;
+            if LETTER_BYTES_TOGETHER <= letter_bytes {
+                self.set_aside(std::mem::take(&mut letters), std::mem::take(&mut letter_bytes))?;
             }
             Ok(())
         });
@@ -326,7 +358,7 @@ impl Reader {
         let manifest = Manifest::new(run, name, found, packer.slices(), started_at);
         Ok(self
             .send(Message::Slices(slices))
-            .and_then(|()| self.send(Message::DeadLetters(letters)))
+            .and_then(|()| self.set_aside(letters, letter_bytes))
             .and_then(|()| self.send(Message::Read(Box::new(manifest)))))
     }
 }
@@ -370,16 +402,16 @@ struct Done {
 }
 
 impl Done {
-    /// An object is done when all slices of any one of its runs are acknowledged.
-    fn is_done(&self, object: &ObjectVersion) -> anyhow::Result<bool> {
+    /// Where an object's events are counted, if it is done: all slices of any one of its runs are acknowledged.
+    fn counted_through(&self, object: &ObjectVersion) -> anyhow::Result<Option<Vec<(Partition, u64)>>> {
         self.runtime.block_on(async {
             for manifest in self.manifests.of_object(object).await? {
                 let acknowledged = self.acknowledgements.of_run(manifest.run).await?;
                 if is_acknowledged(&manifest, &acknowledged) {
-                    return Ok(true);
+                    return Ok(Some(acknowledged.slices.into_values().flat_map(|slice| slice.through).collect()));
                 }
             }
-            Ok(false)
+            Ok(None)
         })
     }
 }
@@ -393,8 +425,11 @@ fn is_acknowledged(manifest: &Manifest, acknowledged: &RunAcknowledged) -> bool 
 struct Read {
     slices: Vec<Slice>,
     letters: Vec<DeadLetter>,
+    letters_room: Vec<OwnedSemaphorePermit>,
     manifests: Vec<Manifest>,
     skipped: u64,
+    /// Where the skipped ones are counted.
+    through: Vec<(Partition, u64)>,
 }
 
 impl Read {
@@ -403,34 +438,25 @@ impl Read {
         for message in messages {
             match message? {
                 Message::Slices(slices) => read.slices.extend(slices),
-                Message::DeadLetters(letters) => read.letters.extend(letters),
+                Message::DeadLetters(letters, room) => {
+                    read.letters.extend(letters);
+                    read.letters_room.push(room);
+                }
                 Message::Read(manifest) => read.manifests.push(*manifest),
-                Message::Skipped => read.skipped += 1,
+                Message::Skipped(through) => {
+                    read.skipped += 1;
+                    read.through.extend(through);
+                }
             }
         }
         Ok(read)
     }
 }
 
-/// Keeps what was set aside, and then what was read.
-#[derive(Clone)]
-struct RecordKeeper {
-    dead_letters: DeadLetters,
-    manifests: Manifests,
-}
-
-impl RecordKeeper {
-    /// Returns the manifests and the write units.
-    async fn keep(self, letters: Vec<DeadLetter>, manifests: Vec<Manifest>) -> anyhow::Result<(Vec<Manifest>, u64)> {
-        let units = self.dead_letters.put(&letters).await? + self.manifests.put(&manifests).await?;
-        Ok((manifests, units))
-    }
-}
-
-#[derive(Default)]
-struct OnTheirWay {
-    sent: u64,
-    acknowledged: u64,
+/// Writes manifests; returns them and the write units.
+async fn keep(store: Manifests, manifests: Vec<Manifest>) -> anyhow::Result<(Vec<Manifest>, u64)> {
+    let units = store.put(&manifests).await?;
+    Ok((manifests, units))
 }
 
 /// Runs that are not acknowledged yet, and what the others came to.
@@ -438,8 +464,12 @@ struct Waiting {
     acknowledgements: Acknowledgements,
     rows: UsageRows,
     runs: VecDeque<Manifest>,
-    /// Events sent and not known to be acknowledged, by run; an object's run is here before its manifest is.
-    on_their_way: HashMap<RunId, OnTheirWay>,
+    /// Events sent and not known to be acknowledged.
+    events: u64,
+    /// Events sent, by run; an object's run is here before its manifest is.
+    on_their_way: HashMap<RunId, u64>,
+    /// Of those, the events that are known to be acknowledged.
+    acknowledged: HashMap<RunId, u64>,
     balance: Balance,
     through: BTreeMap<Partition, u64>,
 }
@@ -450,7 +480,9 @@ impl Waiting {
             acknowledgements: stores.acknowledgements(),
             rows: UsageRows::new(stores.database.pool(Role::Aggregator)?),
             runs: VecDeque::new(),
+            events: 0,
             on_their_way: HashMap::new(),
+            acknowledged: HashMap::new(),
             balance: Balance::default(),
             through: BTreeMap::new(),
         })
@@ -458,26 +490,30 @@ impl Waiting {
 
     fn sent(&mut self, slices: &[Slice]) {
         for slice in slices {
-            self.on_their_way.entry(slice.id.run).or_default().sent += slice.events() as u64;
+            let events = slice.events() as u64;
+            *self.on_their_way.entry(slice.id.run).or_default() += events;
+            self.events += events;
         }
     }
 
-    fn on_their_way(&self) -> u64 {
-        self.on_their_way.values().map(|run| run.sent.saturating_sub(run.acknowledged)).sum()
-    }
-
-    /// Looks how far the runs with the most events on their way are, and gives counting time.
+    /// Looks how far the objects are that are still being read, and gives counting time. At most one a reader.
     async fn look_again(&mut self) -> anyhow::Result<()> {
         tokio::time::sleep(POLL).await;
-        let mut runs: Vec<_> =
-            self.on_their_way.iter().map(|(run, way)| (way.sent.saturating_sub(way.acknowledged), *run)).collect();
-        runs.sort_unstable_by(|a, b| b.cmp(a));
-        for (_, run) in runs.into_iter().take(LOOK_UPS_AT_ONCE) {
+        let runs: Vec<RunId> = self.on_their_way.keys().copied().collect();
+        for run in runs {
             let acknowledged = self.acknowledgements.of_run(run).await?;
             let events = |slice: &Acknowledgement| slice.tally.counted + slice.tally.duplicates + slice.parked;
-            self.on_their_way.entry(run).or_default().acknowledged = acknowledged.slices.values().map(events).sum();
+            let done = acknowledged.slices.values().map(events).sum();
+            self.is_done(run, done);
         }
         Ok(())
+    }
+
+    /// So many events of a run are acknowledged in all.
+    fn is_done(&mut self, run: RunId, acknowledged: u64) {
+        let before = self.acknowledged.entry(run).or_default();
+        self.events -= acknowledged - *before;
+        *before = acknowledged;
     }
 
     fn add_all(&mut self, (manifests, units): (Vec<Manifest>, u64), progress: &mut Progress) {
@@ -532,7 +568,9 @@ impl Waiting {
     }
 
     fn take(&mut self, manifest: &Manifest, acknowledged: RunAcknowledged) {
-        self.on_their_way.remove(&manifest.run);
+        let sent = self.on_their_way.remove(&manifest.run).unwrap_or_default();
+        let before = self.acknowledged.remove(&manifest.run).unwrap_or_default();
+        self.events -= sent - before;
         self.balance.write_units += acknowledged.units;
         for slice in acknowledged.slices.into_values() {
             self.balance.counted += slice.tally.counted;
@@ -542,25 +580,40 @@ impl Waiting {
                 let parked = ingest::Reason::PartitionUntrusted.to_string();
                 *self.balance.dead_letters.entry(parked).or_default() += slice.parked;
             }
-            for (partition, version) in slice.through {
-                let highest = self.through.entry(partition).or_default();
-                *highest = version.max(*highest);
-            }
+            self.go_through(slice.through);
         }
     }
 
-    /// Waits until usage rows hold everything that was acknowledged.
-    async fn rolled_up(&self) -> anyhow::Result<()> {
-        let mut behind: BTreeMap<String, u64> =
-            self.through.iter().map(|(partition, version)| (partition.to_string(), *version)).collect();
-        loop {
-            let names: Vec<String> = behind.keys().cloned().collect();
-            let cursors = self.rows.cursors(&names).await?;
-            behind.retain(|name, version| cursors.get(name).copied().unwrap_or_default() < *version);
-            if behind.is_empty() {
-                return Ok(());
-            }
-            tokio::time::sleep(POLL).await;
+    /// Usage rows must hold these before the replay ends.
+    fn go_through(&mut self, through: Vec<(Partition, u64)>) {
+        for (partition, version) in through {
+            let highest = self.through.entry(partition).or_default();
+            *highest = version.max(*highest);
         }
+    }
+}
+
+/// Waits until usage rows hold these partitions up to these versions; gives up when nothing moves any more.
+pub(crate) async fn rolled_up(rows: &UsageRows, through: &BTreeMap<Partition, u64>) -> anyhow::Result<()> {
+    let mut behind: BTreeMap<String, u64> =
+        through.iter().map(|(partition, version)| (partition.to_string(), *version)).collect();
+    let mut moved = edge::stopwatch();
+    loop {
+        let names: Vec<String> = behind.keys().cloned().collect();
+        let cursors = rows.cursors(&names).await?;
+        behind.retain(|name, version| cursors.get(name).copied().unwrap_or_default() < *version);
+        if behind.is_empty() {
+            return Ok(());
+        }
+        if behind.len() < names.len() {
+            moved = edge::stopwatch();
+        }
+        anyhow::ensure!(
+            moved.elapsed() < ROLL_UP_PATIENCE,
+            "{} partitions are counted but not rolled up, {} among them: look at what the process that owns the stores says",
+            behind.len(),
+            names[0]
+        );
+        tokio::time::sleep(POLL).await;
     }
 }

@@ -10,6 +10,8 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_http_client::{Builder, tls};
+use aws_smithy_types::retry::RetryConfig;
+use ingest::aws::AwsError;
 use ingest::dead_letter::DeadLetters;
 use ingest::kinesis::StreamWriter;
 use ingest::manifest::Manifests;
@@ -21,6 +23,13 @@ use crate::edge;
 /// How long an AWS call may take before it is tried again.
 const AWS_ATTEMPT_SECONDS_MAX: u64 = 20;
 const DATABASE_WAIT_SECONDS_MAX: u64 = 10;
+
+const COMMIT_LOG: &str = "commit-log";
+const ACKNOWLEDGEMENTS: &str = "acknowledgements";
+const MANIFESTS: &str = "manifests";
+const DEAD_LETTERS: &str = "dead-letters";
+/// The tables, each named after the deployment and this.
+const TABLES: [&str; 4] = [COMMIT_LOG, ACKNOWLEDGEMENTS, MANIFESTS, DEAD_LETTERS];
 
 /// The stores of one deployment.
 #[derive(Clone, Debug)]
@@ -98,7 +107,9 @@ impl Database {
             Self::Given { url } => {
                 let options = PgConnectOptions::from_str(url);
                 // The cause may show the password.
-                let options = options.map_err(|_| anyhow::anyhow!("DATABASE_URL is no postgres:// address"))?;
+                let options = options.map_err(|_| {
+                    anyhow::anyhow!("DATABASE_URL is not of the form postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
+                })?;
                 Ok(options.options([("role", role.as_str())]))
             }
         }
@@ -140,6 +151,8 @@ impl Stores {
                 .credentials_provider(SharedCredentialsProvider::new(credentials))
                 .http_client(http_client())
                 .timeout_config(timeouts())
+                // Nothing is lost on the way here. What fails, such as a full disk, is tried again by those who count.
+                .retry_config(RetryConfig::disabled())
                 .endpoint_url(endpoint)
                 .build()
         };
@@ -155,24 +168,39 @@ impl Stores {
         }
     }
 
+    /// Whether the stream and the tables are there and answer: a command must not find out half way.
+    pub(crate) async fn check(&self) -> Result<(), AwsError> {
+        let summary = self.kinesis.describe_stream_summary().stream_name(&self.name).send();
+        summary.await.map_err(|error| AwsError::new("DescribeStreamSummary", error))?;
+        for table in TABLES {
+            let described = self.dynamodb.describe_table().table_name(self.table(table)).send();
+            described.await.map_err(|error| AwsError::new("DescribeTable", error))?;
+        }
+        Ok(())
+    }
+
+    fn table(&self, table: &str) -> String {
+        format!("{}-{table}", self.name)
+    }
+
     pub(crate) fn stream_writer(&self) -> StreamWriter {
         StreamWriter::new(self.kinesis.clone(), self.name.clone(), edge::random)
     }
 
     pub(crate) fn commit_log(&self) -> DynamoDbLog {
-        DynamoDbLog::new(self.dynamodb.clone(), format!("{}-commit-log", self.name))
+        DynamoDbLog::new(self.dynamodb.clone(), self.table(COMMIT_LOG))
     }
 
     pub(crate) fn acknowledgements(&self) -> Acknowledgements {
-        Acknowledgements::new(self.dynamodb.clone(), format!("{}-acknowledgements", self.name), edge::random)
+        Acknowledgements::new(self.dynamodb.clone(), self.table(ACKNOWLEDGEMENTS), edge::random)
     }
 
     pub(crate) fn manifests(&self) -> Manifests {
-        Manifests::new(self.dynamodb.clone(), format!("{}-manifests", self.name), edge::random)
+        Manifests::new(self.dynamodb.clone(), self.table(MANIFESTS), edge::random)
     }
 
     pub(crate) fn dead_letters(&self) -> DeadLetters {
-        DeadLetters::new(self.dynamodb.clone(), format!("{}-dead-letters", self.name), edge::random)
+        DeadLetters::new(self.dynamodb.clone(), self.table(DEAD_LETTERS), edge::random)
     }
 }
 

@@ -1,10 +1,11 @@
 //! The rooms between the stream and the API, running in this process: the aggregator, the roll-up and its sweep.
 
 use std::collections::BTreeMap;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aggregator::acknowledgement::AcknowledgementError;
 use aggregator::aggregator::{Aggregator, Counters};
 use aggregator::commit::Gain;
 use aggregator::consumer::{Checkpoint, ConsumerOptions, consume};
@@ -12,6 +13,7 @@ use aggregator::dynamodb_log::DynamoDbLog;
 use aggregator::partition::Partition;
 use aggregator::rollup::{RollUp, RollUpError};
 use aggregator::usage_rows::{AdvanceError, DatabaseError, UsageRows};
+use futures::FutureExt;
 use ingest::backoff::Backoff;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -25,10 +27,12 @@ const CACHE_BYTES_MAX: usize = 256 << 20;
 const GAINS_WAITING_MAX: usize = 64;
 /// How often the sweep looks again at what was counted since, whatever became of its trigger.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// Failed tries before a person at a terminal is told why nothing moves.
+const TRIES_BEFORE_SAID: u32 = 3;
 const BACKOFF: Backoff =
     Backoff { base: Duration::from_millis(100), cap: Duration::from_secs(10), tries_max: u32::MAX };
 
-/// The running workers.
+/// The running workers. Dropped, they end where they are; what was not rolled up is found by the next first sweep.
 pub(crate) struct Workers {
     consumer: JoinHandle<()>,
     roll_up: JoinHandle<()>,
@@ -37,14 +41,18 @@ pub(crate) struct Workers {
 }
 
 impl Workers {
-    /// Starts the aggregator on every shard and the roll-up behind it. The first sweep takes what an earlier process
-    /// counted and did not roll up.
-    pub(crate) fn start(
+    /// Rolls up what an earlier process counted and did not, then starts the aggregator on every shard and the roll-up
+    /// behind it.
+    pub(crate) async fn start(
         stores: &Stores,
         shards: usize,
         flush_interval: Duration,
         checkpoints: Option<mpsc::UnboundedSender<Checkpoint>>,
     ) -> anyhow::Result<Self> {
+        let rows = UsageRows::new(stores.database.pool(Role::Aggregator)?);
+        let worker = RollUpWorker { roll_up: RollUp::new(stores.commit_log(), rows) };
+        worker.sweep(stores.acknowledgements().partitions().await?).await?;
+
         let (failed, failure) = watch::channel(None);
         let (gains, gained) = mpsc::channel(GAINS_WAITING_MAX);
         let options = ConsumerOptions {
@@ -69,42 +77,51 @@ impl Workers {
                 counters.clone(),
             )
         };
-        let (kinesis, dead_letters) = (stores.kinesis.clone(), stores.dead_letters());
-        let consumer_failed = failed.clone();
-        let consumer = tokio::spawn(async move {
-            if let Err(error) = consume(kinesis, options, dead_letters, aggregator, gains).await {
-                consumer_failed.send_replace(Some(format!("counting stopped: {error}")));
-            }
-        });
-        let rows = UsageRows::new(stores.database.pool(Role::Aggregator)?);
-        let worker = RollUpWorker { roll_up: RollUp::new(stores.commit_log(), rows), stores: stores.clone() };
-        let roll_up = tokio::spawn(async move {
-            if let Err(error) = worker.run(gained).await {
-                failed.send_replace(Some(format!("roll-up stopped: {error}")));
-            }
-        });
+        let consuming = consume(stores.kinesis.clone(), options, stores.dead_letters(), aggregator, gains);
+        let consumer = supervise("counting", consuming, failed.clone());
+        let roll_up = supervise("roll-up", worker.run(gained), failed);
         Ok(Self { consumer, roll_up, failure })
     }
 
-    /// Ends both. What was not rolled up is found by the next sweep.
-    pub(crate) async fn stop(self) {
+    /// Ends both, and returns when they have ended.
+    pub(crate) async fn stop(mut self) {
         self.roll_up.abort();
         self.consumer.abort();
         // An aborted task reports just that.
-        let _ = self.roll_up.await;
-        let _ = self.consumer.await;
+        let _ = (&mut self.roll_up).await;
+        let _ = (&mut self.consumer).await;
     }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.roll_up.abort();
+        self.consumer.abort();
+    }
+}
+
+/// Runs a worker; says so when it ends by an error or a panic.
+fn supervise<E: std::fmt::Display>(
+    name: &'static str,
+    work: impl Future<Output = Result<(), E>> + Send + 'static,
+    failed: watch::Sender<Option<String>>,
+) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let reason = match AssertUnwindSafe(work).catch_unwind().await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => format!("{name} stopped: {error}"),
+            Err(_) => format!("{name} stopped by a bug in this program; its report is above"),
+        };
+        failed.send_replace(Some(reason));
+    })
 }
 
 struct RollUpWorker {
     roll_up: RollUp<DynamoDbLog>,
-    stores: Stores,
 }
 
 impl RollUpWorker {
-    async fn run(self, mut gained: mpsc::Receiver<Vec<Gain>>) -> Result<(), RollUpFailure> {
-        // What an earlier process acknowledged and did not roll up: one scan, at the start.
-        self.sweep(self.stores.acknowledgements().partitions().await?).await?;
+    async fn run(self, mut gained: mpsc::Receiver<Vec<Gain>>) -> Result<(), RollUpError> {
         let mut recent = BTreeMap::<Partition, u64>::new();
         let mut sweep = tokio::time::interval(SWEEP_EVERY);
         loop {
@@ -126,7 +143,7 @@ impl RollUpWorker {
     }
 
     /// Brings partitions to at least these versions, reading the logs of those that are not there yet.
-    async fn sweep(&self, acknowledged: BTreeMap<Partition, u64>) -> Result<(), RollUpFailure> {
+    async fn sweep(&self, acknowledged: BTreeMap<Partition, u64>) -> Result<(), RollUpError> {
         let gains = acknowledged.into_iter().map(|(partition, version)| Gain {
             partition,
             from_version: version,
@@ -136,28 +153,22 @@ impl RollUpWorker {
         self.apply(gains.collect()).await
     }
 
-    async fn apply(&self, gains: Vec<Gain>) -> Result<(), RollUpFailure> {
+    async fn apply(&self, gains: Vec<Gain>) -> Result<(), RollUpError> {
         let mut tries = 0;
         loop {
             match self.roll_up.apply(gains.clone(), edge::now()).await {
                 Ok(()) => return Ok(()),
                 Err(error) if is_passing(&error) => {
                     tries += 1;
-                    tracing::warn!(%error, "rolling up again");
+                    if tries == TRIES_BEFORE_SAID {
+                        crate::print::note(&format!("securebase: still trying to roll up: {error}"));
+                    }
                     tokio::time::sleep(BACKOFF.wait(tries, edge::random()).unwrap_or(BACKOFF.cap)).await;
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error),
             }
         }
     }
-}
-
-#[derive(Debug, thiserror::Error)]
-enum RollUpFailure {
-    #[error(transparent)]
-    RollUp(#[from] RollUpError),
-    #[error(transparent)]
-    Sweep(#[from] AcknowledgementError),
 }
 
 fn is_passing(error: &RollUpError) -> bool {

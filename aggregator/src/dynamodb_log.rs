@@ -12,6 +12,7 @@ use ingest::dynamodb::{self, Item, ItemError};
 use ingest::{AccountId, CounterKey, Dimensions, Identity, Meter, RunId, SliceId};
 
 use crate::commit_log::{AppendError, CommitLog, ReadError, WriteUnits};
+use crate::deployment::{DeploymentError, DeploymentId};
 use crate::entry::{CommitId, Content, Entry, EntryGroup};
 use crate::partition::Partition;
 
@@ -33,7 +34,35 @@ impl DynamoDbLog {
         let sort_key = Some(("version", ScalarAttributeType::N));
         dynamodb::ensure_table(&self.client, &self.table, ("partition", ScalarAttributeType::S), sort_key).await
     }
+
+    /// Names these logs: `fresh` the first time, the same ever after. Whoever was first decides.
+    pub async fn deployment(&self, fresh: DeploymentId) -> Result<DeploymentId, DeploymentError> {
+        let key = [
+            ("partition".to_owned(), AttributeValue::S(DEPLOYMENT_KEY.to_owned())),
+            ("version".to_owned(), AttributeValue::N("0".to_owned())),
+        ];
+        let id = ("deployment".to_owned(), AttributeValue::S(fresh.to_string()));
+        let put = self
+            .client
+            .put_item()
+            .table_name(&self.table)
+            .set_item(Some(key.iter().cloned().chain([id]).collect()))
+            .condition_expression("attribute_not_exists(#partition)")
+            .expression_attribute_names("#partition", "partition");
+        match put.send().await {
+            Ok(_) => {}
+            Err(error) if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => {}
+            Err(error) => return Err(AwsError::new("PutItem", error).into()),
+        }
+        let get = self.client.get_item().table_name(&self.table).consistent_read(true).set_key(Some(key.into()));
+        let item = get.send().await.map_err(|error| AwsError::new("GetItem", error))?.item.unwrap_or_default();
+        let stored = dynamodb::text(&item, "deployment").ok().and_then(DeploymentId::parse);
+        stored.ok_or(DeploymentError::NotOurs)
+    }
 }
+
+/// Where the name of the logs stands; no partition is written like this.
+const DEPLOYMENT_KEY: &str = "deployment";
 
 impl CommitLog for DynamoDbLog {
     async fn read_after(&self, partition: &Partition, version: u64) -> Result<Vec<Entry>, ReadError> {

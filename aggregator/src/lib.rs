@@ -13,6 +13,7 @@ pub mod aggregator;
 pub mod commit;
 pub mod commit_log;
 pub mod consumer;
+pub mod deployment;
 pub mod directory;
 pub mod dynamodb_log;
 pub mod entry;

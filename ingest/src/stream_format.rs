@@ -38,19 +38,19 @@ struct Envelope<'a> {
     subject: Cow<'a, str>,
     datacontenttype: Cow<'a, str>,
     #[serde(borrow)]
-    data: SliceData<'a>,
+    data: SlicePayload<'a>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct SliceData<'a> {
+struct SlicePayload<'a> {
     bucket: u16,
     window: Cow<'a, str>,
     #[serde(borrow)]
-    groups: Vec<GroupData<'a>>,
+    groups: Vec<GroupPayload<'a>>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct GroupData<'a> {
+struct GroupPayload<'a> {
     meter: Cow<'a, str>,
     account: Cow<'a, str>,
     region: Cow<'a, str>,
@@ -76,7 +76,7 @@ fn envelope(slice: &Slice) -> Envelope<'_> {
     let groups = slice
         .groups
         .iter()
-        .map(|group| GroupData {
+        .map(|group| GroupPayload {
             meter: group.counter.meter.as_str().into(),
             account: group.counter.account.as_str().into(),
             region: (&*group.counter.dimensions.region).into(),
@@ -95,7 +95,7 @@ fn envelope(slice: &Slice) -> Envelope<'_> {
         id: format!("{}/{}", slice.id.run, slice.id.number).into(),
         subject: format!("{:02}/{}", slice.bucket.number(), slice.hour).into(),
         datacontenttype: "application/json".into(),
-        data: SliceData { bucket: slice.bucket.number(), window: slice.hour.start().to_string().into(), groups },
+        data: SlicePayload { bucket: slice.bucket.number(), window: slice.hour.start().to_string().into(), groups },
     }
 }
 
@@ -116,7 +116,7 @@ fn slice(envelope: Envelope<'_>) -> Result<Slice, FormatError> {
     Ok(Slice { id, bucket, hour, groups })
 }
 
-fn slice_group(group: GroupData<'_>, bucket: Bucket) -> Result<SliceGroup, FormatError> {
+fn slice_group(group: GroupPayload<'_>, bucket: Bucket) -> Result<SliceGroup, FormatError> {
     let field = |field| FormatError::Field { field };
     let dimension = |value: Cow<'_, str>, name| {
         if Dimensions::is_value(&value) { Ok(Cow::Owned(value.into_owned())) } else { Err(field(name)) }

@@ -8,7 +8,7 @@ use ingest::AccountId;
 use serde_json::json;
 
 use crate::cli::{self, Global};
-use crate::platform::Platform;
+use crate::platform::{Platform, Work};
 use crate::stores::Role;
 use crate::{edge, print};
 
@@ -20,7 +20,7 @@ pub(super) async fn run(global: &Global, command: cli::Accounts) -> anyhow::Resu
 }
 
 async fn list(global: &Global) -> anyhow::Result<ExitCode> {
-    let platform = Platform::open(global, false).await?;
+    let platform = Platform::open(global, Work::Database).await?;
     let accounts = super::with_platform(platform, |stores| async move {
         Ok(AccountDirectory::new(stores.database.pool(Role::Aggregator)?).list().await?)
     })
@@ -65,7 +65,7 @@ async fn register(global: &Global, arguments: cli::AccountRegister) -> anyhow::R
     let customer = CustomerId::parse(&arguments.customer).context("--customer")?;
     let from = super::whole_hour(&arguments.from, "--from")?;
     let owner = customer.clone();
-    let platform = Platform::open(global, false).await?;
+    let platform = Platform::open(global, Work::Database).await?;
     let registration = super::with_platform(platform, |stores| async move {
         let directory = AccountDirectory::new(stores.database.pool(Role::Aggregator)?);
         Ok(directory.register(account, &owner, from, edge::now()).await?)

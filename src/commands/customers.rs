@@ -8,7 +8,7 @@ use anyhow::Context;
 use rust_decimal::Decimal;
 
 use crate::cli::{self, Global};
-use crate::platform::Platform;
+use crate::platform::{Platform, Work};
 use crate::stores::Role;
 use crate::{edge, print};
 
@@ -25,7 +25,7 @@ pub(super) async fn run(global: &Global, command: cli::Customers) -> anyhow::Res
         tax_id: arguments.tax_id,
     };
     let id = customer.id.clone();
-    let platform = Platform::open(global, false).await?;
+    let platform = Platform::open(global, Work::Database).await?;
     let created = super::with_platform(platform, |stores| async move {
         let directory = AccountDirectory::new(stores.database.pool(Role::Aggregator)?);
         Ok(directory.create_customer(&customer, edge::now()).await?)

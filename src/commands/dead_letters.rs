@@ -11,7 +11,7 @@ use ingest::{Judged, Reason, Verdict, cloudtrail, read_object, stream_format};
 use serde_json::json;
 
 use crate::cli::{self, Global};
-use crate::platform::Platform;
+use crate::platform::{Platform, Work};
 use crate::replay::{Replay, Source};
 use crate::stores::Stores;
 use crate::{edge, print};
@@ -27,7 +27,7 @@ pub(super) async fn run(global: &Global, command: cli::DeadLetters) -> anyhow::R
 }
 
 async fn list(global: &Global, all: bool) -> anyhow::Result<ExitCode> {
-    let platform = Platform::open(global, false).await?;
+    let platform = Platform::open(global, Work::Stores).await?;
     let mut letters =
         super::with_platform(platform, |stores| async move { Ok(stores.dead_letters().list().await?) }).await?;
     letters.retain(|letter| all || letter.resolved_at.is_none());
@@ -76,7 +76,7 @@ enum SecondLook {
 }
 
 async fn replay(global: &Global, ids: Vec<String>) -> anyhow::Result<ExitCode> {
-    let platform = Platform::open(global, false).await?;
+    let platform = Platform::open(global, Work::Stores).await?;
     let (balance, resolved, still_dead) =
         super::with_platform(platform, |stores| async move { replay_with(&stores, &ids).await }).await?;
     if global.json {

@@ -14,8 +14,8 @@ use billing::{Customers, Month, Outcome, render_text};
 use ingest::{AccountId, Hour, Meter, Timestamp};
 use rust_decimal::Decimal;
 
-use crate::cli::{self, Global};
-use crate::platform::Platform;
+use crate::cli::{self, Global, StoresChoice};
+use crate::platform::{Platform, Work};
 use crate::replay::{Replay, Source, expand};
 use crate::stores::{Role, Stores};
 use crate::{edge, print};
@@ -32,13 +32,10 @@ const GENERATED_ACCOUNTS: u32 = 6;
 const GENERATED_SEED: u64 = 1;
 
 pub(super) async fn run(global: &Global, arguments: cli::Demo) -> anyhow::Result<ExitCode> {
-    let mut platform = Some(Platform::open(global, true).await?);
-    let prepared = match &platform {
-        Some(platform) => chain(global, &arguments, platform).await,
-        None => return Ok(ExitCode::FAILURE),
-    };
-    let Some(platform) = platform.take() else { return Ok(ExitCode::FAILURE) };
-    let customer = match prepared {
+    // Its customers and logs are made up.
+    anyhow::ensure!(global.stores == StoresChoice::Local, "the demo works with local stores only: leave --stores away");
+    let platform = Platform::open(global, Work::Serving).await?;
+    let customer = match super::watched(&platform, chain(global, &arguments, &platform)).await {
         Ok(customer) => customer,
         Err(error) => {
             platform.close().await?;
@@ -55,7 +52,7 @@ pub(super) async fn run(global: &Global, arguments: cli::Demo) -> anyhow::Result
         }
         bound => bound.with_context(|| format!("cannot listen on {}", arguments.listen))?,
     };
-    let key = BootstrapSecret::new(platform.keys.bootstrap)?.key_for(&customer);
+    let key = BootstrapSecret::new(platform.keys().bootstrap)?.key_for(&customer);
     print::line(&format!(
         "Ask for this customer's usage, hour by hour:\n  curl -H 'Authorization: Bearer {key}' \
          'http://{}/v1/usage?meter=cloudtrail_events&group_by=account,category,hour'",
@@ -86,7 +83,7 @@ async fn chain(global: &Global, arguments: &cli::Demo, platform: &Platform) -> a
     let now = edge::now();
     let ended = months.iter().filter(|(month, _)| month.end() <= now);
     let (period, _) = ended.max_by_key(|(_, events)| **events).context("no usage in a month that has ended")?;
-    let report = super::invoice::issue_month(stores, *period, Customers::All, false).await?;
+    let report = super::invoice::issue_month(stores, *period, Customers::Only(customers), false).await?;
     let mut shown = None;
     for result in report.results {
         match result.outcome {

@@ -10,7 +10,7 @@ use billing::{
 use serde_json::json;
 
 use crate::cli::{self, Global};
-use crate::platform::Platform;
+use crate::platform::{Platform, Work};
 use crate::stores::{Role, Stores};
 use crate::{edge, print};
 
@@ -37,6 +37,8 @@ pub(super) async fn issue_month(
     customers: Customers,
     dry_run: bool,
 ) -> anyhow::Result<RunReport> {
+    // An issued invoice never changes, so nothing that is counted may be missing from it.
+    super::caught_up(stores).await?;
     let pool = stores.database.pool(Role::Billing)?;
     let request = RunRequest { period, customers, seller: seller() };
     Ok(if dry_run { preview(&pool, &request).await? } else { issue(&pool, &request, edge::now()).await? })
@@ -48,11 +50,16 @@ async fn run_month(global: &Global, arguments: cli::InvoiceRun) -> anyhow::Resul
         Some(customer) => Customers::Only(vec![CustomerId::parse(customer).context("--customer")?]),
         None => Customers::All,
     };
-    let platform = Platform::open(global, false).await?;
+    let platform = Platform::open(global, Work::Stores).await?;
     let report = super::with_platform(platform, |stores| async move {
         issue_month(&stores, period, customers, arguments.dry_run).await
     })
     .await?;
+    for result in &report.results {
+        if let Outcome::Failed(error) = &result.outcome {
+            print::note(&format!("securebase: no invoice for {}: {error}", result.customer));
+        }
+    }
     let is_alone = report.results.len() == 1;
     if global.json {
         let results = report.results.iter().map(|result| {
@@ -86,7 +93,7 @@ fn print_outcome(customer: &str, outcome: &Outcome, is_alone: bool) {
         Outcome::AlreadyIssued(invoice) => ("issued before", Some(invoice)),
         Outcome::Previewed(invoice) => ("would be issued", Some(invoice)),
         Outcome::NotUnderContract => ("not under contract in this month", None),
-        Outcome::Failed(error) => return print::note(&format!("{customer}: failed: {error}")),
+        Outcome::Failed(_) => return,
     };
     match invoice {
         Some(invoice) if is_alone => print::line(&render_text(invoice)),
@@ -101,7 +108,7 @@ fn summary(invoice: &InvoiceDocument) -> String {
 }
 
 async fn show(global: &Global, number: String) -> anyhow::Result<ExitCode> {
-    let platform = Platform::open(global, false).await?;
+    let platform = Platform::open(global, Work::Stores).await?;
     let wanted = number.clone();
     let invoice = super::with_platform(platform, |stores| async move {
         let mut connection = stores.database.pool(Role::Operator)?.acquire().await?;

@@ -14,79 +14,74 @@ mod usage;
 use std::future::Future;
 use std::process::ExitCode;
 
+use aggregator::usage_rows::UsageRows;
 use ingest::Timestamp;
 use tokio::sync::watch;
 
-use crate::cli::{Cli, Command, Global};
+use crate::cli::{Cli, Command};
 use crate::platform::Platform;
-use crate::stores::Stores;
+use crate::stores::{Role, Stores};
 
-/// The exit code of a process that was interrupted (POSIX: 128 + SIGINT).
-const INTERRUPTED: u8 = 130;
+/// The command was interrupted by Ctrl-C. What is half done is known: the same command again counts nothing twice.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+pub(crate) struct Interrupted;
 
 pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    let global = cli.global;
-    let work = async {
-        match cli.command {
-            #[cfg(feature = "local")]
-            Command::Demo(demo) => return demo::run(&global, demo).await,
-            #[cfg(not(feature = "local"))]
-            Command::Demo(_) => anyhow::bail!("this build has no embedded stores, which the demo needs"),
-            Command::Serve(serve) => return serve::run(&global, serve).await,
-            other => interruptible(&global, other).await,
-        }
-    };
-    work.await
-}
-
-/// Commands that end at once on Ctrl-C. What is half done is known: the same command again counts nothing twice.
-async fn interruptible(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
-    let work = async {
-        match command {
-            Command::Demo(_) | Command::Serve(_) => unreachable!("they end by Ctrl-C in their own order"),
-            Command::Replay(replay) => replay::run(global, replay).await,
-            Command::Usage(usage) => usage::run(global, usage).await,
-            Command::Customers(customers) => customers::run(global, customers).await,
-            Command::Accounts(accounts) => accounts::run(global, accounts).await,
-            Command::Invoice(invoice) => invoice::run(global, invoice).await,
-            Command::DeadLetters(letters) => dead_letters::run(global, letters).await,
-            Command::Status => status::run(global).await,
-        }
-    };
-    tokio::select! {
-        outcome = work => outcome,
-        interrupted = tokio::signal::ctrl_c() => {
-            interrupted?;
-            Ok(ExitCode::from(INTERRUPTED))
-        }
+    let global = &cli.global;
+    match cli.command {
+        #[cfg(feature = "local")]
+        Command::Demo(demo) => demo::run(global, demo).await,
+        #[cfg(not(feature = "local"))]
+        Command::Demo(_) => anyhow::bail!("this build has no embedded stores, which the demo needs"),
+        Command::Replay(replay) => replay::run(global, replay).await,
+        Command::Serve(serve) => serve::run(global, serve).await,
+        Command::Usage(usage) => usage::run(global, usage).await,
+        Command::Customers(customers) => customers::run(global, customers).await,
+        Command::Accounts(accounts) => accounts::run(global, accounts).await,
+        Command::Invoice(invoice) => invoice::run(global, invoice).await,
+        Command::DeadLetters(letters) => dead_letters::run(global, letters).await,
+        Command::Status => status::run(global).await,
     }
 }
 
-/// Works with the stores, and leaves them in order whether the work succeeds or not.
+/// Works with the stores until the work is done, is interrupted, or can no longer be done, and leaves them in order.
 async fn with_platform<T, F>(platform: Platform, work: impl FnOnce(Stores) -> F) -> anyhow::Result<T>
 where
     F: Future<Output = anyhow::Result<T>>,
 {
-    let failure = platform.failure();
-    let stores = platform.stores.clone();
-    let outcome = tokio::select! {
-        outcome = work(stores) => outcome,
-        reason = failed(failure) => Err(anyhow::anyhow!(reason)),
-    };
+    let outcome = watched(&platform, work(platform.stores.clone())).await;
     let closed = platform.close().await;
     let outcome = outcome?;
     closed?;
     Ok(outcome)
 }
 
+/// Works until the work is done, is interrupted, or can no longer be done because the counting has stopped.
+async fn watched<T>(platform: &Platform, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::select! {
+        outcome = work => outcome,
+        reason = failed(platform.failure()) => Err(anyhow::anyhow!(reason)),
+        interrupted = tokio::signal::ctrl_c() => {
+            interrupted?;
+            Err(Interrupted.into())
+        }
+    }
+}
+
 /// Resolves once the counting in this process has stopped for good.
 async fn failed(failure: Option<watch::Receiver<Option<String>>>) -> String {
     let Some(mut failure) = failure else { return std::future::pending().await };
-    let reason = failure.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
-    match reason {
-        Some(reason) => reason,
-        None => std::future::pending().await,
+    match failure.wait_for(Option::is_some).await {
+        Ok(reason) => reason.clone().unwrap_or_default(),
+        Err(_) => "counting and roll-up have ended".to_owned(),
     }
+}
+
+/// Waits until usage rows hold everything that is acknowledged, so that nothing already counted is left out of an answer.
+async fn caught_up(stores: &Stores) -> anyhow::Result<()> {
+    let acknowledged = stores.acknowledgements().partitions().await?;
+    crate::replay::rolled_up(&UsageRows::new(stores.database.pool(Role::Aggregator)?), &acknowledged).await
 }
 
 fn instant(text: &str, option: &str) -> anyhow::Result<Timestamp> {

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::cli::{self, Global};
-use crate::platform::Platform;
+use crate::platform::{Platform, Work};
 use crate::print;
 use crate::replay::{Balance, OwnerGone, Replay, Source, expand};
 
@@ -33,7 +33,7 @@ pub(super) async fn run(global: &Global, arguments: cli::Replay) -> anyhow::Resu
 
 /// Opens the stores and reads everything once.
 pub(super) async fn replay(global: &Global, sources: Vec<Source>, resume: bool) -> anyhow::Result<Balance> {
-    let platform = Platform::open(global, false).await?;
+    let platform = Platform::open(global, Work::Stores).await?;
     let owner = platform.owner_address().map(str::to_owned);
     super::with_platform(platform, |stores| async move {
         let replay = Replay { stores: &stores, resume };

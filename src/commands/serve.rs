@@ -8,13 +8,13 @@ use api::{ApiState, BootstrapSecret, TenantMac};
 use tokio::net::TcpListener;
 
 use crate::cli::{self, Global};
-use crate::platform::Platform;
+use crate::platform::{Platform, Work};
 use crate::print;
 use crate::stores::Role;
 
 pub(super) async fn run(global: &Global, arguments: cli::Serve) -> anyhow::Result<ExitCode> {
     let listener = listen(arguments.listen).await?;
-    let platform = Platform::open(global, true).await?;
+    let platform = Platform::open(global, Work::Serving).await?;
     serve(global, platform, listener).await?;
     Ok(ExitCode::SUCCESS)
 }
@@ -31,8 +31,8 @@ pub(super) async fn serve(global: &Global, mut platform: Platform, listener: Tcp
     platform.publish_api(&url)?;
     let state = ApiState {
         pool: platform.stores.database.pool(Role::App)?,
-        mac_key: TenantMac::new(platform.keys.tenant)?,
-        bootstrap_secret: BootstrapSecret::new(platform.keys.bootstrap)?,
+        mac_key: TenantMac::new(platform.keys().tenant)?,
+        bootstrap_secret: BootstrapSecret::new(platform.keys().bootstrap)?,
     };
     if global.json {
         print::json(&serde_json::json!({ "api": url, "pid": std::process::id() }));
@@ -40,23 +40,23 @@ pub(super) async fn serve(global: &Global, mut platform: Platform, listener: Tcp
         print::line(&format!("The API listens on {url} until Ctrl-C."));
     }
     let failure = platform.failure();
-    super::with_platform(platform, |_| async move {
-        let (failed, reason) = tokio::sync::oneshot::channel();
-        let shutdown = async move {
-            tokio::select! {
-                // Without signals there is nothing to wait for but the end of the counting.
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminated() => {}
-                reason = super::failed(failure) => drop(failed.send(reason)),
-            }
-        };
-        api::serve(listener, state, shutdown).await?;
-        match reason.await {
-            Ok(reason) => Err(anyhow::anyhow!(reason)),
-            Err(_) => Ok(()),
+    let (failed, reason) = tokio::sync::oneshot::channel();
+    let shutdown = async move {
+        tokio::select! {
+            // Without signals there is nothing to wait for but the end of the counting.
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminated() => {}
+            reason = super::failed(failure) => drop(failed.send(reason)),
         }
-    })
-    .await
+    };
+    let served = api::serve(listener, state, shutdown).await;
+    let closed = platform.close().await;
+    served?;
+    closed?;
+    match reason.await {
+        Ok(reason) => Err(anyhow::anyhow!(reason)),
+        Err(_) => Ok(()),
+    }
 }
 
 /// Resolves when the process is asked to end.

@@ -7,12 +7,12 @@ use aggregator::usage_rows::UsageRows;
 use serde_json::json;
 
 use crate::cli::Global;
-use crate::platform::Platform;
+use crate::platform::{Platform, Work};
 use crate::print;
 use crate::stores::Role;
 
 pub(super) async fn run(global: &Global) -> anyhow::Result<ExitCode> {
-    let platform = Platform::open(global, false).await?;
+    let platform = Platform::open(global, Work::Stores).await?;
     let (partitions, behind, dead_letters, accounts, unowned) = super::with_platform(platform, |stores| async move {
         let pool = stores.database.pool(Role::Aggregator)?;
         let acknowledged = stores.acknowledgements().partitions().await?;

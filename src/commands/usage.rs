@@ -8,9 +8,11 @@ use api::{Grouping, UsageQuery, UsageScope, usage};
 use ingest::Meter;
 
 use crate::cli::{self, Global};
-use crate::platform::Platform;
+use crate::platform::{Platform, Work};
 use crate::print;
 use crate::stores::Role;
+
+const IS_CUSTOMER: &str = "select exists (select from customers where customer_id = $1)";
 
 pub(super) async fn run(global: &Global, arguments: cli::Usage) -> anyhow::Result<ExitCode> {
     let meter = Meter::parse(&arguments.meter).with_context(|| format!("--meter {}", arguments.meter))?;
@@ -23,9 +25,14 @@ pub(super) async fn run(global: &Global, arguments: cli::Usage) -> anyhow::Resul
         None if arguments.all => UsageScope::AllAccounts,
         None => anyhow::bail!("say whose usage: --all, or --customer ID"),
     };
-    let platform = Platform::open(global, false).await?;
+    let platform = Platform::open(global, Work::Database).await?;
     let answer = super::with_platform(platform, |stores| async move {
         let mut connection = stores.database.pool(Role::Operator)?.acquire().await?;
+        if let UsageScope::Customer(customer) = &scope {
+            let is_known: bool =
+                sqlx::query_scalar(IS_CUSTOMER).bind(customer.as_str()).fetch_one(&mut *connection).await?;
+            anyhow::ensure!(is_known, "there is no customer {customer}: add it with securebase customers add");
+        }
         Ok(usage(&mut connection, &query, &scope).await?)
     })
     .await?;
