@@ -1,6 +1,7 @@
 //! Slices that are counted: the right side of the balance.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::primitives::Blob;
@@ -14,9 +15,10 @@ use crate::entry::CommitId;
 use crate::fold::Tally;
 use crate::partition::Partition;
 
-/// Where an item is closed and the next begun; the service takes 400 KB, and one slice stays far below the difference
-/// unless its partition has split thousands of times.
+/// Where an item is closed and the next begun; the service takes 400 KB. A slice that needs more is spread over items.
 const ITEM_BYTES_MAX: usize = 300_000;
+/// Bytes of a slice in an item without its partitions, at most: seven members, numbers of up to 20 digits.
+const SLICE_BYTES_MAX: usize = 80;
 
 /// One slice is dealt with. Said again after a redelivery it says the same, except for what that cost.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,11 +68,7 @@ impl Acknowledgements {
 
     /// Writes one batch of acknowledgements; `batch` is a fresh random id, so that batches never overwrite each other.
     pub async fn put(&self, batch: CommitId, acknowledgements: &[Acknowledgement]) -> Result<u64, AwsError> {
-        let mut by_run = BTreeMap::<RunId, Vec<&Acknowledgement>>::new();
-        for acknowledgement in acknowledgements {
-            by_run.entry(acknowledgement.slice.run).or_default().push(acknowledgement);
-        }
-        let items = by_run.into_iter().flat_map(|(run, slices)| items(run, batch, &slices)).collect();
+        let items = items(batch, acknowledgements);
         dynamodb::batch_put(&self.client, &self.table, items, self.random).await
     }
 
@@ -97,8 +95,9 @@ impl Acknowledgements {
                 .map_err(|error| AwsError::new("Scan", error))?;
             for item in page.items.unwrap_or_default() {
                 let run = dynamodb::bytes(&item, "run")?.try_into().map_err(|_| ItemError { attribute: "run" })?;
-                for acknowledged in collect(RunId::from_bytes(run), &[item])?.slices.into_values() {
-                    for (partition, version) in acknowledged.through {
+                // A slice of which parts are missing is not acknowledged, but what it names was written.
+                for part in read_item(RunId::from_bytes(run), &item)?.1 {
+                    for (partition, version) in part.said.through {
                         let highest = through.entry(partition).or_default();
                         *highest = version.max(*highest);
                     }
@@ -121,82 +120,174 @@ pub struct RunAcknowledged {
     pub units: u64,
 }
 
-fn items(run: RunId, batch: CommitId, slices: &[&Acknowledgement]) -> Vec<Item> {
-    let mut items = Vec::new();
-    let mut rest = slices;
+/// What an item says of a slice: all, or one part of it.
+struct Part {
+    said: Acknowledgement,
+    /// How many parts, in as many items of the batch, say all.
+    parts: u32,
+}
+
+impl Acknowledgement {
+    /// Takes in what the same batch says of the slice elsewhere.
+    fn merge(&mut self, other: Self) {
+        self.units += other.units;
+        self.through.extend(other.through);
+        self.through.sort_unstable();
+        self.through.dedup_by(|later, kept| {
+            let is_same = later.0 == kept.0;
+            if is_same {
+                // Sorted: the later of the same partition has the higher version.
+                kept.1 = later.1;
+            }
+            is_same
+        });
+    }
+
+    /// Parts that fit an item each. The cost is with the first.
+    fn parts(&self) -> Vec<Part> {
+        let mut throughs = cut(&self.through, ITEM_BYTES_MAX - SLICE_BYTES_MAX, through_bytes_max);
+        if throughs.is_empty() {
+            throughs.push(&[]);
+        }
+        let parts = u32::try_from(throughs.len()).expect("a slice has far fewer identities");
+        let part = |(position, through): (usize, &[_])| {
+            let units = if position == 0 { self.units } else { 0 };
+            Part { said: Self { units, through: through.to_vec(), ..*self }, parts }
+        };
+        throughs.into_iter().enumerate().map(part).collect()
+    }
+}
+
+fn through_bytes_max((partition, _): &(Partition, u64)) -> usize {
+    partition.to_string().len() + 12
+}
+
+/// Cuts a list where its elements would take more than `bytes_max` together.
+fn cut<T>(mut rest: &[T], bytes_max: usize, element_bytes: impl Fn(&T) -> usize) -> Vec<&[T]> {
+    let mut pieces = Vec::new();
     while !rest.is_empty() {
         let mut bytes = 0;
-        let fitting = rest.iter().take_while(|slice| {
-            bytes += bytes_max(slice);
-            bytes <= ITEM_BYTES_MAX
+        let fitting = rest.iter().take_while(|element| {
+            bytes += element_bytes(element);
+            bytes <= bytes_max
         });
-        let (now, later) = rest.split_at(fitting.count().max(1));
-        let number = u32::try_from(items.len()).expect("a batch is far smaller");
-        items.push(item(run, batch, number, now));
+        let (piece, later) = rest.split_at(fitting.count().max(1));
+        pieces.push(piece);
         rest = later;
+    }
+    pieces
+}
+
+fn items(batch: CommitId, acknowledgements: &[Acknowledgement]) -> Vec<Item> {
+    let mut by_run = BTreeMap::<RunId, BTreeMap<u32, Acknowledgement>>::new();
+    for said in acknowledgements {
+        match by_run.entry(said.slice.run).or_default().entry(said.slice.number) {
+            // Delivered twice in one batch.
+            Entry::Occupied(mut merged) => merged.get_mut().merge(said.clone()),
+            Entry::Vacant(place) => {
+                place.insert(said.clone());
+            }
+        }
+    }
+    let mut items = Vec::new();
+    for (run, slices) in by_run {
+        let parts: Vec<Part> = slices.values().flat_map(Acknowledgement::parts).collect();
+        let bytes_max = |part: &Part| SLICE_BYTES_MAX + part.said.through.iter().map(through_bytes_max).sum::<usize>();
+        for (number, piece) in (0..).zip(cut(&parts, ITEM_BYTES_MAX, bytes_max)) {
+            items.push(item(run, batch, number, piece));
+        }
     }
     items
 }
 
-/// Bytes of a slice in an item, at most: six members, numbers of up to 20 digits, and the partitions by name.
-fn bytes_max(acknowledgement: &Acknowledgement) -> usize {
-    let through = acknowledgement.through.iter().map(|(partition, _)| partition.to_string().len() + 12);
-    80 + through.sum::<usize>()
-}
-
-fn item(run: RunId, batch: CommitId, number: u32, slices: &[&Acknowledgement]) -> Item {
+fn item(run: RunId, batch: CommitId, number: u32, parts: &[Part]) -> Item {
     let mut key = batch.0.to_vec();
     key.extend(number.to_be_bytes());
     Item::from([
         ("run".to_owned(), AttributeValue::B(Blob::new(run.as_bytes().as_slice()))),
         ("batch".to_owned(), AttributeValue::B(Blob::new(key))),
-        ("slices".to_owned(), AttributeValue::L(slices.iter().map(|slice| slice_item(slice)).collect())),
+        ("slices".to_owned(), AttributeValue::L(parts.iter().map(slice_item).collect())),
     ])
 }
 
-fn slice_item(acknowledgement: &Acknowledgement) -> AttributeValue {
+fn slice_item(Part { said, parts }: &Part) -> AttributeValue {
     let number = |value: u64| AttributeValue::N(value.to_string());
-    let through = acknowledgement.through.iter().map(|(partition, version)| (partition.to_string(), number(*version)));
-    AttributeValue::M(Item::from([
-        ("n".to_owned(), number(acknowledgement.slice.number.into())),
-        ("c".to_owned(), number(acknowledgement.tally.counted)),
-        ("d".to_owned(), number(acknowledgement.tally.duplicates)),
-        ("p".to_owned(), number(acknowledgement.parked)),
-        ("u".to_owned(), number(acknowledgement.units)),
+    let through = said.through.iter().map(|(partition, version)| (partition.to_string(), number(*version)));
+    let mut members = Item::from([
+        ("n".to_owned(), number(said.slice.number.into())),
+        ("c".to_owned(), number(said.tally.counted)),
+        ("d".to_owned(), number(said.tally.duplicates)),
+        ("p".to_owned(), number(said.parked)),
+        ("u".to_owned(), number(said.units)),
         ("t".to_owned(), AttributeValue::M(through.collect())),
-    ]))
+    ]);
+    if 1 < *parts {
+        members.insert("of".to_owned(), number((*parts).into()));
+    }
+    AttributeValue::M(members)
+}
+
+/// Which batch an item is of, and what it says.
+fn read_item(run: RunId, item: &Item) -> Result<(CommitId, Vec<Part>), ItemError> {
+    let wrong = |attribute| ItemError { attribute };
+    let batch = *dynamodb::bytes(item, "batch")?.first_chunk().ok_or(wrong("batch"))?;
+    let slices = item.get("slices").and_then(|value| value.as_l().ok()).ok_or(wrong("slices"))?;
+    let parts = slices.iter().map(|slice| read_slice(run, slice.as_m().map_err(|_| wrong("slices"))?));
+    Ok((CommitId(batch), parts.collect::<Result<_, _>>()?))
+}
+
+fn read_slice(run: RunId, slice: &Item) -> Result<Part, ItemError> {
+    let wrong = |attribute| ItemError { attribute };
+    let small = |attribute| u32::try_from(dynamodb::number(slice, attribute)?).map_err(|_| wrong(attribute));
+    let through = slice.get("t").and_then(|value| value.as_m().ok()).ok_or(wrong("t"))?;
+    let through = through.iter().map(|(name, version)| {
+        let partition = Partition::parse(name).map_err(|_| wrong("t"))?;
+        let version = version.as_n().ok().and_then(|digits| digits.parse().ok()).ok_or(wrong("t"))?;
+        Ok((partition, version))
+    });
+    let mut through = through.collect::<Result<Vec<_>, ItemError>>()?;
+    through.sort_unstable();
+    let said = Acknowledgement {
+        slice: SliceId { run, number: small("n")? },
+        tally: Tally { counted: dynamodb::number(slice, "c")?, duplicates: dynamodb::number(slice, "d")? },
+        parked: dynamodb::number(slice, "p")?,
+        units: dynamodb::number(slice, "u")?,
+        through,
+    };
+    let parts = if slice.contains_key("of") { small("of")? } else { 1 };
+    Ok(Part { said, parts })
 }
 
 fn collect(run: RunId, items: &[Item]) -> Result<RunAcknowledged, AcknowledgementError> {
-    let wrong = |attribute| ItemError { attribute };
     let mut found = RunAcknowledged::default();
+    let mut deliveries = BTreeMap::<(u32, [u8; 16]), Vec<Part>>::new();
     for item in items {
         found.units += dynamodb::item_units(item);
-        let slices = item.get("slices").and_then(|value| value.as_l().ok()).ok_or(wrong("slices"))?;
-        for slice in slices {
-            let slice = slice.as_m().map_err(|_| wrong("slices"))?;
-            let number = u32::try_from(dynamodb::number(slice, "n")?).map_err(|_| wrong("n"))?;
-            let through = slice.get("t").and_then(|value| value.as_m().ok()).ok_or(wrong("t"))?;
-            let through = through.keys().map(|name| {
-                let partition = Partition::parse(name).map_err(|_| wrong("t"))?;
-                let version = through[name].as_n().ok().and_then(|digits| digits.parse().ok()).ok_or(wrong("t"))?;
-                Ok((partition, version))
-            });
-            let mut through = through.collect::<Result<Vec<_>, ItemError>>()?;
-            through.sort_unstable();
-            let acknowledgement = Acknowledgement {
-                slice: SliceId { run, number },
-                tally: Tally { counted: dynamodb::number(slice, "c")?, duplicates: dynamodb::number(slice, "d")? },
-                parked: dynamodb::number(slice, "p")?,
-                units: dynamodb::number(slice, "u")?,
-                through,
-            };
-            // Once counted, a slice is counted, even if its partition parked it before or since. Of several deliveries
-            // the one that wrote entries has the cost; their tallies are equal.
-            let weight = |one: &Acknowledgement| (one.parked == 0, one.units);
-            let kept = found.slices.entry(number).or_insert_with(|| acknowledgement.clone());
-            if weight(kept) < weight(&acknowledgement) {
-                *kept = acknowledgement;
+        let (batch, parts) = read_item(run, item)?;
+        for part in parts {
+            deliveries.entry((part.said.slice.number, batch.0)).or_default().push(part);
+        }
+    }
+    for ((number, _), parts) in deliveries {
+        // A batch is not written as one: a slice of which a part is missing will be acknowledged again.
+        if parts.iter().any(|part| parts.len() < part.parts as usize) {
+            continue;
+        }
+        let merged = parts.into_iter().map(|part| part.said).reduce(|mut all, part| {
+            all.merge(part);
+            all
+        });
+        let Some(acknowledgement) = merged else { continue };
+        // Once counted, a slice is counted, even if its partition parked it before or since. Of several deliveries
+        // the one that wrote entries has the cost; their tallies are equal.
+        let weight = |one: &Acknowledgement| (one.parked == 0, one.units);
+        match found.slices.entry(number) {
+            Entry::Occupied(mut kept) if weight(kept.get()) < weight(&acknowledgement) => {
+                kept.insert(acknowledgement);
+            }
+            Entry::Occupied(_) => {}
+            Entry::Vacant(place) => {
+                place.insert(acknowledgement);
             }
         }
     }
@@ -216,16 +307,16 @@ mod tests {
             slice: SliceId { run: RunId::from_bytes([1; 16]), number },
             tally: Tally { counted: u64::MAX, duplicates: u64::MAX },
             parked: 0,
-            units: u64::MAX,
+            units: u64::MAX >> 1,
             through: (0..partitions).map(|child| (partition(child), u64::MAX)).collect(),
         }
     }
 
     #[test]
     fn items_stay_below_the_limit_however_many_partitions_a_slice_went_through() {
-        for (slices, partitions) in [(1, 0), (10_000, 1), (1_000, 17), (300, 273), (3, 5_000)] {
+        for (slices, partitions) in [(1, 0), (10_000, 1), (1_000, 17), (300, 273), (3, 5_000), (2, 30_000)] {
             let all: Vec<_> = (0..slices).map(|number| acknowledgement(number, partitions)).collect();
-            let items = items(RunId::from_bytes([1; 16]), CommitId([2; 16]), &all.iter().collect::<Vec<_>>());
+            let items = items(CommitId([2; 16]), &all);
             let keys: std::collections::BTreeSet<_> =
                 items.iter().map(|item| dynamodb::bytes(item, "batch").unwrap()).collect();
             assert_eq!(keys.len(), items.len(), "no item overwrites another");
@@ -251,8 +342,38 @@ mod tests {
             ([&parked, &parked], &parked),
         ] {
             let items: Vec<Item> =
-                said.iter().flat_map(|one| items(one.slice.run, CommitId([2; 16]), &[one])).collect();
+                (0..).zip(said).flat_map(|(batch, one)| items(CommitId([batch; 16]), &[one.clone()])).collect();
             assert_eq!(collect(expected.slice.run, &items).unwrap().slices[&0], *expected, "{said:?}");
         }
+    }
+
+    #[test]
+    fn a_slice_spread_over_items_is_acknowledged_once_all_of_them_are_there() {
+        let large = acknowledgement(0, 30_000);
+        let whole = items(CommitId([2; 16]), &[large.clone(), acknowledgement(1, 1)]);
+        assert!(2 < whole.len());
+        let run = large.slice.run;
+        for missing in 0..whole.len() {
+            let mut rest = whole.clone();
+            rest.remove(missing);
+            assert!(!collect(run, &rest).unwrap().slices.contains_key(&0), "item {missing} is missing");
+            // The next delivery of the same batch makes no whole of two halves.
+            let mut again = items(CommitId([3; 16]), std::slice::from_ref(&large));
+            again.truncate(1);
+            rest.extend(again);
+            assert!(!collect(run, &rest).unwrap().slices.contains_key(&0), "item {missing} is of another delivery");
+        }
+    }
+
+    #[test]
+    fn a_slice_delivered_twice_in_one_batch_costs_what_both_cost() {
+        let partition = |name| Partition::parse(name).unwrap();
+        let (root, child) = (partition("07/2026-10-01T13"), partition("07/2026-10-01T13/a"));
+        let first = Acknowledgement { units: 5, through: vec![(root.clone(), 3)], ..acknowledgement(0, 0) };
+        let second =
+            Acknowledgement { units: 2, through: vec![(child.clone(), 1), (root.clone(), 4)], ..first.clone() };
+        let expected = Acknowledgement { units: 7, through: vec![(root, 4), (child, 1)], ..first.clone() };
+        let items = items(CommitId([2; 16]), &[first, second]);
+        assert_eq!(collect(expected.slice.run, &items).unwrap().slices[&0], expected);
     }
 }
