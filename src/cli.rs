@@ -44,6 +44,9 @@ pub(crate) struct Global {
     /// Login that may migrate the database and take on its roles; local stores start a private PostgreSQL without it
     #[arg(long, global = true, value_name = "URL", env = "DATABASE_URL", hide_env_values = true)]
     pub(crate) database_url: Option<String>,
+    /// Login of the API, which is securebase_app and can become nothing else; required to serve from stores in AWS
+    #[arg(long, global = true, value_name = "URL", env = "SECUREBASE_APP_DATABASE_URL", hide_env_values = true)]
+    pub(crate) app_database_url: Option<String>,
     /// How old a batch may become before it is committed: longer costs fewer write units, shorter is fresher
     #[arg(long, global = true, value_name = "MS", env = "SECUREBASE_FLUSH_MS", default_value_t = 1_000)]
     pub(crate) flush_ms: u64,

@@ -67,9 +67,15 @@ impl Platform {
 
     /// Everything is looked at before the first thing is changed.
     async fn in_aws(global: &Global, work: Work, flush_interval: Duration) -> anyhow::Result<Self> {
-        let stores = Stores::in_aws(global.deployment.clone(), global.database_url.clone()).await?;
+        let stores =
+            Stores::in_aws(global.deployment.clone(), global.database_url.clone(), global.app_database_url.clone())
+                .await?;
         let keys = match work {
             Work::Database | Work::Stores => None,
+            // With the login that migrates, SQL that slips in could take on its rights.
+            Work::Serving if global.app_database_url.is_none() => anyhow::bail!(
+                "SECUREBASE_APP_DATABASE_URL is not set: the API needs a login of its own that is securebase_app alone"
+            ),
             Work::Serving => Some(Keys {
                 tenant: key_in_environment("SECUREBASE_TENANT_KEY")?,
                 bootstrap: key_in_environment("SECUREBASE_BOOTSTRAP_SECRET")?,
@@ -217,7 +223,7 @@ mod local {
         match membership {
             Membership::Client(client) => {
                 let endpoints = client.endpoints();
-                let database = database_of(endpoints, global.database_url.as_deref())?;
+                let database = database_of(endpoints, global)?;
                 let stores =
                     Stores::embedded(&endpoints.kinesis, &endpoints.dynamodb, database, global.deployment.clone());
                 let keys = keys(home.path())?;
@@ -228,12 +234,14 @@ mod local {
     }
 
     /// The database that the owner rolls up to. A client that looked into another one would wait there for ever.
-    fn database_of(endpoints: &Endpoints, given: Option<&str>) -> anyhow::Result<Database> {
+    fn database_of(endpoints: &Endpoints, global: &Global) -> anyhow::Result<Database> {
         let Endpoints { pid, postgres, .. } = endpoints;
         // Only the place of a given database names what is inside the server.
-        match (given, postgres.contains('/')) {
+        match (global.database_url.as_deref(), postgres.contains('/')) {
             (None, false) => Ok(Database::Private { address: postgres.clone() }),
-            (Some(url), true) if place(url)? == *postgres => Ok(Database::Given { url: url.to_owned() }),
+            (Some(url), true) if place(url)? == *postgres => {
+                Ok(Database::Given { url: url.to_owned(), app_url: global.app_database_url.clone() })
+            }
             (_, true) => anyhow::bail!(
                 "process {pid} owns the stores of this home and uses the database {postgres}: set DATABASE_URL to it"
             ),
@@ -259,7 +267,7 @@ mod local {
     ) -> anyhow::Result<Platform> {
         let keys = keys(home.path())?;
         let (database, postgres) = match &global.database_url {
-            Some(url) => (Database::Given { url: url.clone() }, None),
+            Some(url) => (Database::Given { url: url.clone(), app_url: global.app_database_url.clone() }, None),
             None => {
                 let options = PostgresOptions {
                     directory: home.path().join("postgres"),
@@ -285,7 +293,7 @@ mod local {
             dynamodb: dynamodb.endpoint().to_owned(),
             postgres: match &database {
                 Database::Private { address } => address.clone(),
-                Database::Given { url } => place(url)?,
+                Database::Given { url, .. } => place(url)?,
             },
             api: None,
         };

@@ -69,7 +69,11 @@ pub(crate) enum Database {
         address: String,
     },
     /// A given login, which takes each role on with `set role` as it connects.
-    Given { url: String },
+    Given {
+        url: String,
+        /// The API's own login, where there is one.
+        app_url: Option<String>,
+    },
 }
 
 /// The database of a private cluster.
@@ -80,7 +84,7 @@ impl Database {
     pub(crate) fn owner_url(&self) -> String {
         match self {
             Self::Private { address } => format!("postgres://postgres@{address}/{PRIVATE_DATABASE}"),
-            Self::Given { url } => url.clone(),
+            Self::Given { url, .. } => url.clone(),
         }
     }
 
@@ -104,13 +108,16 @@ impl Database {
                 let url = format!("postgres://{}@{address}/{PRIVATE_DATABASE}", role.as_str());
                 Ok(PgConnectOptions::from_str(&url)?)
             }
-            Self::Given { url } => {
-                let options = PgConnectOptions::from_str(url);
+            Self::Given { url, app_url } => {
+                let (setting, url, own) = match (role, app_url) {
+                    (Role::App, Some(app_url)) => ("SECUREBASE_APP_DATABASE_URL", app_url, true),
+                    _ => ("DATABASE_URL", url, false),
+                };
                 // The cause may show the password.
-                let options = options.map_err(|_| {
-                    anyhow::anyhow!("DATABASE_URL is not of the form postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
+                let options = PgConnectOptions::from_str(url).map_err(|_| {
+                    anyhow::anyhow!("{setting} is not of the form postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
                 })?;
-                Ok(options.options([("role", role.as_str())]))
+                Ok(if own { options } else { options.options([("role", role.as_str())]) })
             }
         }
     }
@@ -128,7 +135,11 @@ impl Database {
 
 impl Stores {
     /// Stores in AWS, by the usual settings (environment, profile, instance role).
-    pub(crate) async fn in_aws(name: String, database_url: Option<String>) -> anyhow::Result<Self> {
+    pub(crate) async fn in_aws(
+        name: String,
+        database_url: Option<String>,
+        app_url: Option<String>,
+    ) -> anyhow::Result<Self> {
         let url = database_url
             .context("stores in AWS need DATABASE_URL, the address of Aurora PostgreSQL (or --database-url)")?;
         let config = aws_config::defaults(BehaviorVersion::latest())
@@ -137,7 +148,7 @@ impl Stores {
             .load()
             .await;
         anyhow::ensure!(config.region().is_some(), "no AWS region: set AWS_REGION, or region in the AWS profile");
-        Ok(Self::with(&config, &config, name, Database::Given { url }))
+        Ok(Self::with(&config, &config, name, Database::Given { url, app_url }))
     }
 
     /// Embedded stores at these loopback addresses.

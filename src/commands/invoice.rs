@@ -108,7 +108,7 @@ fn summary(invoice: &InvoiceDocument) -> String {
 }
 
 async fn show(global: &Global, number: String) -> anyhow::Result<ExitCode> {
-    let platform = Platform::open(global, Work::Stores).await?;
+    let platform = Platform::open(global, Work::Database).await?;
     let wanted = number.clone();
     let invoice = super::with_platform(platform, |stores| async move {
         let mut connection = stores.database.pool(Role::Operator)?.acquire().await?;
