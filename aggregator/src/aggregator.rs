@@ -191,8 +191,8 @@ impl BatchOutcome {
 fn acknowledge<'a>(slices: &'a [Slice], committed: &'a Committed) -> impl Iterator<Item = Acknowledgement> + 'a {
     let share = committed.units.0 / slices.len() as u64;
     let remainder = committed.units.0 % slices.len() as u64;
-    let through: Vec<_> = committed.gains.iter().map(|gain| (gain.partition.clone(), gain.to_version)).collect();
-    slices.iter().zip(&committed.tallies).enumerate().map(move |(position, (slice, tally))| Acknowledgement {
+    let said = committed.tallies.iter().zip(&committed.through);
+    slices.iter().zip(said).enumerate().map(move |(position, (slice, (tally, through)))| Acknowledgement {
         slice: slice.id,
         tally: *tally,
         parked: 0,

@@ -37,6 +37,8 @@ const CONFLICTS_MAX: u32 = 100;
 pub struct Committed {
     /// One for each slice, in order.
     pub tallies: Vec<Tally>,
+    /// For each slice, in order: the partitions that know identities of it, at versions that hold them.
+    pub through: Vec<Vec<(Partition, u64)>>,
     /// Every partition that was looked at, and what its log gained.
     pub gains: Vec<Gain>,
     /// What it cost.
@@ -106,7 +108,8 @@ pub async fn commit<L: CommitLog>(
     commit_id: &(dyn Fn() -> CommitId + Sync),
     limits: Limits,
 ) -> Result<Committed, CommitError> {
-    let mut committed = Committed { tallies: vec![Tally::default(); slices.len()], ..Committed::default() };
+    let (tallies, through) = (vec![Tally::default(); slices.len()], vec![Vec::new(); slices.len()]);
+    let mut committed = Committed { tallies, through, ..Committed::default() };
     let Some(first) = slices.first() else { return Ok(committed) };
     assert!(
         slices.iter().all(|slice| (slice.bucket, slice.hour) == (first.bucket, first.hour)),
@@ -122,6 +125,9 @@ pub async fn commit<L: CommitLog>(
         for (position, tally) in positions.iter().zip(&tallies) {
             committed.tallies[*position].counted += tally.counted;
             committed.tallies[*position].duplicates += tally.duplicates;
+            if 0 < tally.counted + tally.duplicates {
+                committed.through[*position].push((partition.clone(), known.version()));
+            }
         }
         for (child, parts) in to_children {
             waiting.push((child, parts.into_iter().map(|(part, slice)| (positions[part], slice)).collect()));
@@ -326,6 +332,31 @@ mod tests {
         let again = run(&mut Loaded::new(), slice(2, &[3, 4]));
         assert_eq!(again.tallies, split.tallies, "a redelivery says the same");
         assert_eq!(again.units, WriteUnits(0));
+    }
+
+    #[test]
+    fn a_slice_names_the_partitions_that_know_identities_of_it_and_no_others() {
+        let (log, ids) = (MemoryLog::default(), ids());
+        let limits = Limits { split_at_identities: 2, ..Limits::default() };
+        let run = |slices: &[Slice]| now(commit(&log, &mut Loaded::new(), slices, &ids, limits)).unwrap();
+        let first = slice(0, &[1, 2]);
+        let root = Partition::root(first.bucket, first.hour);
+        let child = |id| root.child_of(&Identity::from_bytes([id; 16]));
+        run(&[first]);
+        let committed = run(&[slice(1, &[]), slice(2, &[2]), slice(3, &[3]), slice(4, &[3, 1]), slice(5, &[4])]);
+        let named = committed.through.into_iter().map(|mut through| {
+            through.sort_unstable();
+            through
+        });
+        let expected = [
+            vec![],
+            vec![(root.clone(), 2)],
+            vec![(child(3), 1)],
+            vec![(root.clone(), 2), (child(3), 1)],
+            vec![(child(4), 1)],
+        ];
+        assert_eq!(named.collect::<Vec<_>>(), expected);
+        assert_ne!(child(3), child(4), "or the test says little");
     }
 
     #[test]

@@ -104,11 +104,14 @@ struct Delivered {
     tally: Tally,
 }
 
+/// A slice and the partitions that hold it.
+type Named = (SliceId, Vec<(Partition, u64)>);
+
 #[derive(Default)]
 struct Seen {
     delivered: Vec<Delivered>,
-    /// Gains, each with the slices that were committed with it.
-    gains: Vec<(Vec<Gain>, Vec<SliceId>)>,
+    /// What each commit gained, and the partitions it named for each of its slices.
+    gains: Vec<(Vec<Gain>, Vec<Named>)>,
     met: Met,
 }
 
@@ -213,7 +216,8 @@ async fn write(
                     for (slice, tally) in slices.iter().zip(&committed.tallies) {
                         seen.delivered.push(Delivered { slice: slice.id, tally: *tally });
                     }
-                    seen.gains.push((committed.gains, slices.iter().map(|slice| slice.id).collect()));
+                    let named = slices.iter().map(|slice| slice.id).zip(committed.through);
+                    seen.gains.push((committed.gains, named.collect()));
                 }
                 Err(error) if error.is_passing() => {
                     seen.lock().unwrap().met.failed += 1;
@@ -474,22 +478,20 @@ fn compare_tallies(
     if counted == distinct { Ok(()) } else { Err(format!("slices say {counted} of {distinct} were counted")) }
 }
 
-/// A gain's totals are the newest in the entries it stands for, and its partitions at its versions hold the batch.
+/// A gain's totals are the newest in the entries it stands for, and the partitions named for a slice hold it.
 fn compare_gains(
     slices: &[Slice],
     logs: &BTreeMap<Partition, Vec<Entry>>,
-    all: &[(Vec<Gain>, Vec<SliceId>)],
+    all: &[(Vec<Gain>, Vec<Named>)],
     met: &mut Met,
 ) -> Result<(), String> {
     for (gains, committed) in all {
-        let mut held = BTreeSet::<(Meter, AccountId, Identity)>::new();
         for Gain { partition, from_version, to_version, totals } in gains {
             let entries = logs.get(partition).map(Vec::as_slice).unwrap_or_default();
             let mut newest = HashMap::new();
             for entry in entries.iter().filter(|entry| entry.version <= *to_version) {
                 let Content::Counted { groups, .. } = &entry.content else { continue };
-                for EntryGroup { counter, total, identities, .. } in groups {
-                    held.extend(identities.iter().map(|identity| (counter.meter, counter.account, *identity)));
+                for EntryGroup { counter, total, .. } in groups {
                     if *from_version < entry.version {
                         newest.insert(counter.clone(), *total);
                     }
@@ -506,16 +508,40 @@ fn compare_gains(
                 None => met.gains_to_read += 1,
             }
         }
-        for slice in slices.iter().filter(|slice| committed.contains(&slice.id)) {
-            for group in &slice.groups {
-                let (meter, account) = (group.counter.meter, group.counter.account);
-                if !group.identities.iter().all(|identity| held.contains(&(meter, account, *identity))) {
-                    return Err(format!("{:?} is not in {gains:?}", slice.id));
-                }
-            }
+        for (slice, through) in committed {
+            let slice = slices.iter().find(|sent| sent.id == *slice).ok_or("a slice that nobody sent")?;
+            compare_named(slice, through, logs)?;
         }
     }
     Ok(())
+}
+
+/// The partitions named for a slice hold all of it, and each of them some of it.
+fn compare_named(
+    slice: &Slice,
+    through: &[(Partition, u64)],
+    logs: &BTreeMap<Partition, Vec<Entry>>,
+) -> Result<(), String> {
+    let mut sought = BTreeSet::new();
+    for group in &slice.groups {
+        let (meter, account) = (group.counter.meter, group.counter.account);
+        sought.extend(group.identities.iter().map(|identity| (meter, account, *identity)));
+    }
+    for (partition, version) in through {
+        let before = sought.len();
+        for entry in logs.get(partition).into_iter().flatten().filter(|entry| entry.version <= *version) {
+            let Content::Counted { groups, .. } = &entry.content else { continue };
+            for EntryGroup { counter, identities, .. } in groups {
+                for identity in identities {
+                    sought.remove(&(counter.meter, counter.account, *identity));
+                }
+            }
+        }
+        if sought.len() == before {
+            return Err(format!("{:?} is said to be in {partition} and is not", slice.id));
+        }
+    }
+    if sought.is_empty() { Ok(()) } else { Err(format!("{:?} is not in {through:?}", slice.id)) }
 }
 
 /// Size of an entry's item.
