@@ -60,11 +60,14 @@ def parse(text):
     """The JSON value that `text` is, or a dead letter."""
     try:
         value, end = DECODER.raw_decode(text, skip_blanks(text, 0, len(text)))
-    except ValueError:
-        return DeadLetter("broken_json")
-    except RecursionError:
-        return DeadLetter("nested_too_deep")
-    return value if skip_blanks(text, end, len(text)) == len(text) else DeadLetter("broken_json")
+    except (ValueError, RecursionError):
+        return not_parsed(text, 0, len(text))
+    return value if skip_blanks(text, end, len(text)) == len(text) else not_parsed(text, 0, len(text))
+
+
+def not_parsed(text, at, end):
+    """What becomes of a stretch that does not parse: one that nests too deep is not looked into any further."""
+    return DeadLetter("nested_too_deep" if NESTING_MAX < bracket_depth(text, at, end) else "broken_json")
 
 
 # Stored bytes to text. -----------------------------------------------------------------------------------------------
@@ -130,6 +133,24 @@ def skip_balanced(text, at, end, depth=0):
                 return at + 1
         at += 1
     return None
+
+
+def bracket_depth(text, at, end):
+    """How deep brackets nest, whether or not they match."""
+    depth = deepest = 0
+    while at < end:
+        if text[at] == '"':
+            at = skip_string(text, at, end)
+            if at is None:
+                return deepest
+            continue
+        if text[at] in "{[":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif text[at] in "}]":
+            depth -= 1
+        at += 1
+    return deepest
 
 
 def newline_in_string(text, at, end):
@@ -223,7 +244,10 @@ def salvage(text, at, end):
     if records is None:
         # No string holds a newline as it is: an object that breaks there was one of JSON lines.
         newline = newline_in_string(text, at, end)
-        return [DeadLetter("broken_json")], skip_balanced(text, at, end) if newline is None else newline
+        if newline is not None:
+            return [DeadLetter("broken_json")], newline
+        behind = skip_balanced(text, at, end)
+        return [DeadLetter("broken_json") if behind is None else not_parsed(text, at, behind)], behind
     found, behind = elements(text, records + 1, end)
     if behind is not None:
         behind = skip_balanced(text, behind, end, depth=1)

@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::{AccountId, Dimensions, Identity, Meter, NotCounted, Reason, Timestamp, UsageEvent, Verdict};
+use crate::{AccountId, Dimensions, Identity, Meter, NotCanonical, NotCounted, Reason, Timestamp, UsageEvent, Verdict};
 
 /// How far event time may lie ahead of the reader's clock, in seconds.
 const AHEAD_SECONDS_MAX: i64 = 3_600;
@@ -67,7 +67,10 @@ fn event<'a>(
     };
     let identity = match by_id {
         Some(identity) => identity,
-        None => Identity::of_content(record).map_err(|_| Reason::BrokenJson)?,
+        None => Identity::of_content(record).map_err(|error| match error {
+            NotCanonical::NotJson(_) => Reason::BrokenJson,
+            NotCanonical::TooDeep => Reason::NestedTooDeep,
+        })?,
     };
     let dimensions = Dimensions { region: dimension(fields.aws_region)?, category: dimension(fields.event_category)? };
     Ok(UsageEvent { meter: Meter::CloudTrailEvents, account, identity, event_time, dimensions })
@@ -451,6 +454,15 @@ mod tests {
         let event = usage(record);
         assert_eq!(event.account.as_str(), "111111111111");
         assert_eq!(event.identity, Identity::of_content(record.as_bytes()).unwrap());
+    }
+
+    #[test]
+    fn an_event_without_an_id_that_nests_too_deep_is_set_aside() {
+        let (open, close) = ("[".repeat(50_000), "]".repeat(50_000));
+        let record = format!(
+            r#"{{"eventName":"X","recipientAccountId":"111111111111","eventTime":"2026-10-01T11:00:00Z","a":{open}{close}}}"#
+        );
+        check_dead(&record, Reason::NestedTooDeep);
     }
 
     #[test]

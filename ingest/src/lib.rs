@@ -28,7 +28,7 @@ mod usage_event;
 mod verdict;
 
 pub use account::{AccountId, Bucket, NotAnAccountId};
-pub use identity::Identity;
+pub use identity::{Identity, NotCanonical};
 pub use meter::{Meter, UnknownMeter};
 pub use object::{Judged, ObjectRead, ReadError, read_object};
 pub use slice::{CounterKey, Packer, RunId, Slice, SliceGroup, SliceId};

@@ -13,7 +13,7 @@ use crate::inflate::{Inflate, InflateError, Stored};
 /// Largest record kept, in bytes. CloudTrail's own limit is 256 KB an event.
 pub(crate) const RECORD_BYTES_MAX: usize = 4 << 20;
 /// Deepest nesting of a record. The JSON parser behind it stops at 128.
-const NESTING_MAX: u32 = 100;
+pub(crate) const NESTING_MAX: u32 = 100;
 /// How much of something too large, or without end, is kept to look at.
 const EXCERPT_BYTES: usize = 64 << 10;
 const READ_BYTES: usize = 256 << 10;
@@ -175,8 +175,8 @@ impl<R: Read> Records<R> {
                     self.enter(elements, Place::Elements { in_wrapper: true });
                     return Ok(Opened::Entered);
                 }
-                Walk::Object { end } => {
-                    return Ok(Opened::Value(Cut::Complete { end: self.start + end }, false));
+                Walk::Object { end, deepest } => {
+                    return Ok(Opened::Value(Cut::closed(self.start + end, deepest), false));
                 }
                 Walk::RecordsNotAnArray => break true,
                 Walk::Unusual => break false,
@@ -201,8 +201,7 @@ impl<R: Read> Records<R> {
                 break match stop {
                     Stop::Newline => Cut::Line { end },
                     Stop::Closed if is_too_large => Cut::TooLarge { end },
-                    Stop::Closed if NESTING_MAX < scan.deepest => Cut::TooDeep { end },
-                    Stop::Closed => Cut::Complete { end },
+                    Stop::Closed => Cut::closed(end, scan.deepest),
                 };
             }
             scanned = self.buffer.len();
@@ -416,6 +415,13 @@ enum Cut {
     End,
 }
 
+impl Cut {
+    /// A value whose brackets are closed: complete, unless it nests too deep.
+    fn closed(end: usize, deepest: u32) -> Self {
+        if NESTING_MAX < deepest { Self::TooDeep { end } } else { Self::Complete { end } }
+    }
+}
+
 /// What a newline means inside a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Newline {
@@ -511,6 +517,7 @@ enum Walk {
     /// The object has no `Records` and ends here.
     Object {
         end: usize,
+        deepest: u32,
     },
     NeedsMore,
     /// Not an object as JSON has it; only its brackets can tell where it ends.
@@ -520,9 +527,10 @@ enum Walk {
 /// Walks the keys of the object that `bytes` begins with, looking for `Records`.
 fn walk_object(bytes: &[u8], newline: Newline) -> Walk {
     let mut at = 1;
+    let mut deepest = 1;
     loop {
         match next_token(bytes, &mut at, newline) {
-            Token::Byte(b'}') => return Walk::Object { end: at + 1 },
+            Token::Byte(b'}') => return Walk::Object { end: at + 1, deepest },
             Token::Byte(b'"') => {}
             other => return other.unexpected(),
         }
@@ -551,11 +559,15 @@ fn walk_object(bytes: &[u8], newline: Newline) -> Walk {
                     other => return other.unexpected(),
                 }
             }
-            (false, b'{' | b'[') => match Scan::new(newline).advance(&bytes[at..]) {
-                Some((length, Stop::Closed)) => at += length,
-                Some((_, Stop::Newline)) => return Walk::Unusual,
-                None => return Walk::NeedsMore,
-            },
+            (false, b'{' | b'[') => {
+                let mut scan = Scan::new(newline);
+                match scan.advance(&bytes[at..]) {
+                    Some((length, Stop::Closed)) => at += length,
+                    Some((_, Stop::Newline)) => return Walk::Unusual,
+                    None => return Walk::NeedsMore,
+                }
+                deepest = deepest.max(1 + scan.deepest);
+            }
             (false, b',' | b'}' | b']' | b':') => return Walk::Unusual,
             (false, _) => {
                 while bytes.get(at).is_some_and(|byte| !matches!(byte, b',' | b'}' | b'\n' | b'"' | b'{' | b'[')) {
@@ -565,7 +577,7 @@ fn walk_object(bytes: &[u8], newline: Newline) -> Walk {
         }
         match next_token(bytes, &mut at, newline) {
             Token::Byte(b',') => at += 1,
-            Token::Byte(b'}') => return Walk::Object { end: at + 1 },
+            Token::Byte(b'}') => return Walk::Object { end: at + 1, deepest },
             other => return other.unexpected(),
         }
     }
@@ -737,6 +749,36 @@ mod tests {
         let found = pieces(format!("[{{\"a\":1}},{deep},{{\"c\":3}}]").as_bytes(), 1 << 20);
         assert_eq!((found.len(), &*found[0], &*found[2]), (3, r#"{"a":1}"#, r#"{"c":3}"#));
         assert!(found[1].starts_with("nested_too_deep: [[["));
+    }
+
+    #[test]
+    fn no_container_lets_a_record_nest_deeper_than_the_limit() {
+        let at_once = |content: &str, expected: &[&str]| assert_eq!(pieces(content.as_bytes(), 1 << 20), expected);
+        let record = |depth: u32| {
+            let inner = depth as usize - 1;
+            format!("{{\"a\":{}1{}}}", "[".repeat(inner), "]".repeat(inner))
+        };
+        for (depth, is_refused) in [(100, false), (101, true), (50_000, true)] {
+            let record = record(depth);
+            let found = if is_refused { format!("nested_too_deep: {}", &record[..40]) } else { record.clone() };
+            let pretty = format!("{{\n  \"b\": 1,\n  {}\n}}", &record[1..record.len() - 1]);
+            let pretty_found = if is_refused { format!("nested_too_deep: {}", &pretty[..40]) } else { pretty.clone() };
+            at_once(&format!("{record}\n{{\"c\":3}}\n"), &[&found, r#"{"c":3}"#]);
+            at_once(&format!("{{\"c\":3}}\n{record}"), &[r#"{"c":3}"#, &found]);
+            at_once(&format!("{{\"Records\":[{record},{{\"c\":3}}]}}"), &[&found, r#"{"c":3}"#]);
+            at_once(&format!("[{record},{{\"c\":3}}]"), &[&found, r#"{"c":3}"#]);
+            at_once(&format!("[\n{record}\n]\n[{{\"c\":3}}]"), &[&found, r#"{"c":3}"#]);
+            at_once(&format!("{pretty}\n{pretty}\n{{\"c\":3}}"), &[&pretty_found, &pretty_found, r#"{"c":3}"#]);
+            let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            io::Write::write_all(&mut gzip, record.as_bytes()).unwrap();
+            let gzip = gzip.finish().unwrap();
+            let mut records = Records::new(Inflate::open(gzip.as_slice()).unwrap());
+            let refused =
+                Piece::Broken { reason: Reason::NestedTooDeep, bytes: record.as_bytes(), offset: 0, is_whole: true };
+            let kept = Piece::Record { bytes: record.as_bytes(), offset: 0 };
+            assert_eq!(records.next().unwrap(), Some(if is_refused { refused } else { kept }));
+            assert_eq!(records.next().unwrap(), None);
+        }
     }
 
     #[test]
