@@ -26,6 +26,8 @@ pub struct Aggregator<L> {
     acknowledgements: Acknowledgements,
     dead_letters: DeadLetters,
     cache: Cache,
+    /// Write units of slices that failed, to be acknowledged with them once they do not.
+    unacknowledged_units: BTreeMap<(Bucket, Hour), u64>,
     limits: Limits,
     random_id: fn() -> CommitId,
     counters: Arc<Counters>,
@@ -88,7 +90,8 @@ impl<L: CommitLog> Aggregator<L> {
     ) -> Self {
         let cache = Cache { bytes_max: cache_bytes_max, ..Cache::default() };
         let limits = Limits::default();
-        Self { log, acknowledgements, dead_letters, cache, limits, random_id, counters }
+        let unacknowledged_units = BTreeMap::new();
+        Self { log, acknowledgements, dead_letters, cache, unacknowledged_units, limits, random_id, counters }
     }
 
     /// The same with other limits, so that small tests see many entries and splits.
@@ -119,29 +122,45 @@ impl<L: CommitLog> Aggregator<L> {
         let mut acknowledged = Vec::new();
         let mut slices_done = Vec::new();
         for (place, loaded, slices, result) in done {
-            match result {
-                Ok(committed) => {
-                    self.cache.put(place, loaded);
-                    self.note(&committed);
-                    acknowledged.extend(acknowledge(&slices, &committed));
-                    outcome.gains.extend(committed.gains);
+            self.cache.put(place, loaded);
+            let (mut committed, error) = match result {
+                Ok(committed) => (committed, None),
+                Err(failed) => (failed.committed, Some(failed.error)),
+            };
+            self.note(&committed);
+            outcome.gains.append(&mut committed.gains);
+            let failure = match error {
+                Some(error) if error.is_of_the_log() => {
+                    self.park(&slices, &committed, &error, now).await.err().map(BatchFailure::from)
+                }
+                error => error.map(BatchFailure::from),
+            };
+            let units = committed.units.0 + self.unacknowledged_units.remove(&place).unwrap_or_default();
+            match failure {
+                None => {
+                    acknowledged.extend(acknowledge(&slices, &committed, units));
                     slices_done.extend(slices);
                 }
-                Err(error) if error.is_of_the_log() => match self.park(&slices, &error, now).await {
-                    Ok(parked) => {
-                        acknowledged.extend(parked);
-                        slices_done.extend(slices);
-                    }
-                    Err(error) => outcome.fail(slices, error.into()),
-                },
-                Err(error) => outcome.fail(slices, error.into()),
+                Some(failure) => {
+                    self.owe(place, units);
+                    outcome.fail(slices, failure);
+                }
             }
         }
         if let Err(error) = self.acknowledgements.put((self.random_id)(), &acknowledged).await {
             // Counted but not acknowledged: the next try finds everything known and says so.
+            for (slice, said) in slices_done.iter().zip(&acknowledged) {
+                self.owe((slice.bucket, slice.hour), said.units);
+            }
             outcome.fail(slices_done, error.into());
         }
         outcome
+    }
+
+    fn owe(&mut self, place: (Bucket, Hour), units: u64) {
+        if 0 < units {
+            *self.unacknowledged_units.entry(place).or_default() += units;
+        }
     }
 
     fn note(&self, committed: &Committed) {
@@ -150,33 +169,30 @@ impl<L: CommitLog> Aggregator<L> {
         self.counters.unknown_outcomes.fetch_add(committed.unknown_outcomes.into(), Ordering::Relaxed);
     }
 
-    /// Sets slices of a log that contradicts itself aside, whole.
+    /// Sets slices aside, whole, of which a log that contradicts itself should have taken something.
     async fn park(
         &self,
         slices: &[Slice],
+        committed: &Committed,
         error: &CommitError,
         now: Timestamp,
-    ) -> Result<Vec<Acknowledgement>, AwsError> {
-        let letters = slices.iter().map(|slice| DeadLetter {
-            object: format!("slice:{}/{}", slice.id.run, slice.id.number),
-            offset: 0,
-            reason: Reason::PartitionUntrusted,
-            bytes: stream_format::encode(std::slice::from_ref(slice)),
-            is_whole: true,
-            seen_at: now,
-            resolved_at: None,
-        });
-        self.dead_letters.put(&letters.collect::<Vec<_>>()).await?;
-        self.counters.parked_slices.fetch_add(slices.len() as u64, Ordering::Relaxed);
-        tracing::error!(%error, slices = slices.len(), "a partition cannot be trusted; its slices are dead letters");
-        let parked = slices.iter().map(|slice| Acknowledgement {
-            slice: slice.id,
-            tally: Tally::default(),
-            parked: slice.events() as u64,
-            units: 0,
-            through: Vec::new(),
-        });
-        Ok(parked.collect())
+    ) -> Result<(), AwsError> {
+        let letters = slices.iter().zip(&committed.tallies).filter(|(slice, tally)| 0 < left_over(slice, tally));
+        let letters: Vec<DeadLetter> = letters
+            .map(|(slice, _)| DeadLetter {
+                object: format!("slice:{}/{}", slice.id.run, slice.id.number),
+                offset: 0,
+                reason: Reason::PartitionUntrusted,
+                bytes: stream_format::encode(std::slice::from_ref(slice)),
+                is_whole: true,
+                seen_at: now,
+                resolved_at: None,
+            })
+            .collect();
+        self.dead_letters.put(&letters).await?;
+        self.counters.parked_slices.fetch_add(letters.len() as u64, Ordering::Relaxed);
+        tracing::error!(%error, slices = letters.len(), "a partition cannot be trusted; its slices are dead letters");
+        Ok(())
     }
 }
 
@@ -187,15 +203,23 @@ impl BatchOutcome {
     }
 }
 
+/// Events of a slice that no trusted log knows; 0 unless its commit met one that cannot be trusted.
+fn left_over(slice: &Slice, tally: &Tally) -> u64 {
+    slice.events() as u64 - tally.counted - tally.duplicates
+}
+
 /// One acknowledgement a slice; the cost of the commit is shared evenly, the remainder with the first.
-fn acknowledge<'a>(slices: &'a [Slice], committed: &'a Committed) -> impl Iterator<Item = Acknowledgement> + 'a {
-    let share = committed.units.0 / slices.len() as u64;
-    let remainder = committed.units.0 % slices.len() as u64;
+fn acknowledge<'a>(
+    slices: &'a [Slice],
+    committed: &'a Committed,
+    units: u64,
+) -> impl Iterator<Item = Acknowledgement> + 'a {
+    let (share, remainder) = (units / slices.len() as u64, units % slices.len() as u64);
     let said = committed.tallies.iter().zip(&committed.through);
     slices.iter().zip(said).enumerate().map(move |(position, (slice, (tally, through)))| Acknowledgement {
         slice: slice.id,
         tally: *tally,
-        parked: 0,
+        parked: left_over(slice, tally),
         units: share + if position == 0 { remainder } else { 0 },
         through: through.clone(),
     })
@@ -222,6 +246,9 @@ impl Cache {
     }
 
     fn put(&mut self, place: (Bucket, Hour), loaded: Loaded) {
+        if loaded.is_empty() {
+            return;
+        }
         self.uses += 1;
         let bytes = loaded.values().map(crate::known::Known::bytes).sum();
         self.bytes += bytes;

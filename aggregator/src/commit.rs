@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use crate::commit_log::{AppendError, CommitLog, ReadError, WriteUnits};
 use crate::entry::{CommitId, Content, Entry};
-use crate::fold::{Tally, fold};
+use crate::fold::{Folded, Tally, fold};
 use crate::known::{Known, Untrusted};
 use crate::partition::Partition;
 
@@ -62,7 +62,18 @@ pub struct Gain {
     pub totals: Option<HashMap<CounterKey, u64>>,
 }
 
-/// Why a batch was not counted in a partition. What was appended before the error stays and is known next time.
+/// A batch of which not everything was counted. What was appended before the error stays and is known next time.
+#[derive(Debug, Error)]
+#[error("{error}")]
+pub struct PartlyCommitted {
+    /// What was done: its gains are to be rolled up, its cost was paid, its tallies lack what is not counted.
+    pub committed: Committed,
+    /// Why not everything.
+    #[source]
+    pub error: CommitError,
+}
+
+/// Why a batch was not counted in a partition.
 #[derive(Debug, Error)]
 pub enum CommitError {
     /// The log cannot be read. Retry if passing.
@@ -107,43 +118,21 @@ pub async fn commit<L: CommitLog>(
     slices: &[Slice],
     commit_id: &(dyn Fn() -> CommitId + Sync),
     limits: Limits,
-) -> Result<Committed, CommitError> {
+) -> Result<Committed, Box<PartlyCommitted>> {
     let (tallies, through) = (vec![Tally::default(); slices.len()], vec![Vec::new(); slices.len()]);
-    let mut committed = Committed { tallies, through, ..Committed::default() };
-    let Some(first) = slices.first() else { return Ok(committed) };
-    assert!(
-        slices.iter().all(|slice| (slice.bucket, slice.hour) == (first.bucket, first.hour)),
-        "a batch is of one bucket and hour"
-    );
-    let root = Partition::root(first.bucket, first.hour);
-    let mut waiting = vec![(root, slices.iter().cloned().enumerate().collect::<Vec<_>>())];
-    while let Some((partition, parts)) = waiting.pop() {
-        let known = loaded.remove(&partition);
-        let (positions, batch): (Vec<usize>, Vec<Slice>) = parts.into_iter().unzip();
-        let mut writer = Writer { log, commit_id, limits, committed: &mut committed };
-        let (known, tallies, to_children) = writer.commit_one(&partition, known, &batch).await?;
-        for (position, tally) in positions.iter().zip(&tallies) {
-            committed.tallies[*position].counted += tally.counted;
-            committed.tallies[*position].duplicates += tally.duplicates;
-            if 0 < tally.counted + tally.duplicates {
-                committed.through[*position].push((partition.clone(), known.version()));
-            }
-        }
-        for (child, parts) in to_children {
-            waiting.push((child, parts.into_iter().map(|(part, slice)| (positions[part], slice)).collect()));
-        }
-        loaded.insert(partition, known);
+    let committed = Committed { tallies, through, ..Committed::default() };
+    let mut writer = Writer { log, commit_id, limits, committed };
+    match writer.commit_all(loaded, slices).await {
+        Ok(()) => Ok(writer.committed),
+        Err(error) => Err(Box::new(PartlyCommitted { committed: writer.committed, error })),
     }
-    Ok(committed)
 }
-
-type ToChildren = BTreeMap<Partition, Vec<(usize, Slice)>>;
 
 struct Writer<'a, L> {
     log: &'a L,
     commit_id: &'a (dyn Fn() -> CommitId + Sync),
     limits: Limits,
-    committed: &'a mut Committed,
+    committed: Committed,
 }
 
 enum Appended {
@@ -153,12 +142,39 @@ enum Appended {
 }
 
 impl<L: CommitLog> Writer<'_, L> {
+    async fn commit_all(&mut self, loaded: &mut Loaded, slices: &[Slice]) -> Result<(), CommitError> {
+        let Some(first) = slices.first() else { return Ok(()) };
+        assert!(
+            slices.iter().all(|slice| (slice.bucket, slice.hour) == (first.bucket, first.hour)),
+            "a batch is of one bucket and hour"
+        );
+        let root = Partition::root(first.bucket, first.hour);
+        let mut waiting = vec![(root, slices.iter().cloned().enumerate().collect::<Vec<_>>())];
+        while let Some((partition, parts)) = waiting.pop() {
+            let known = loaded.remove(&partition);
+            let (positions, batch): (Vec<usize>, Vec<Slice>) = parts.into_iter().unzip();
+            let (known, folded) = self.commit_one(&partition, known, &batch).await?;
+            for (position, tally) in positions.iter().zip(&folded.tallies) {
+                self.committed.tallies[*position].counted += tally.counted;
+                self.committed.tallies[*position].duplicates += tally.duplicates;
+                if 0 < tally.counted + tally.duplicates {
+                    self.committed.through[*position].push((partition.clone(), known.version()));
+                }
+            }
+            for (child, parts) in folded.to_children {
+                waiting.push((child, parts.into_iter().map(|(part, slice)| (positions[part], slice)).collect()));
+            }
+            loaded.insert(partition, known);
+        }
+        Ok(())
+    }
+
     async fn commit_one(
         &mut self,
         partition: &Partition,
         known: Option<Known>,
         batch: &[Slice],
-    ) -> Result<(Known, Vec<Tally>, ToChildren), CommitError> {
+    ) -> Result<(Known, Folded), CommitError> {
         let mut known = match known {
             Some(known) => known,
             None => {
@@ -173,36 +189,44 @@ impl<L: CommitLog> Writer<'_, L> {
             to_version: known.version(),
             totals: Some(HashMap::new()),
         };
+        let folded = self.append_all(&mut known, &mut gain, batch).await;
+        gain.to_version = known.version();
+        // What an error leaves behind is a gain, too.
+        if folded.is_ok() || gain.from_version < gain.to_version {
+            self.committed.gains.push(gain);
+        }
+        Ok((known, folded?))
+    }
+
+    /// Folds and appends until everything of the batch that belongs here is known.
+    async fn append_all(&mut self, known: &mut Known, gain: &mut Gain, batch: &[Slice]) -> Result<Folded, CommitError> {
         let mut conflicts = 0;
         'fold: loop {
             let is_full = self.limits.split_at_identities <= known.identities() && !known.is_split();
-            let folded = if is_full { None } else { Some(fold(&known, batch, self.limits.entry_bytes_max)) };
+            let folded = if is_full { None } else { Some(fold(known, batch, self.limits.entry_bytes_max)) };
             let contents = folded.as_ref().map_or(vec![Content::Split], |folded| folded.contents.clone());
             for content in contents {
                 let entry = Entry { version: known.version() + 1, commit: (self.commit_id)(), content };
-                match self.append(&mut known, &entry).await? {
-                    Appended::Ours => note_totals(&mut gain, &entry),
+                match self.append(known, gain, &entry).await? {
+                    Appended::Ours => note_totals(gain, &entry),
                     Appended::Others => {
                         conflicts += 1;
                         self.committed.conflicts += 1;
-                        gain.totals = None;
                         if conflicts == CONFLICTS_MAX {
-                            return Err(CommitError::Contended(partition.clone()));
+                            return Err(CommitError::Contended(known.partition().clone()));
                         }
                         continue 'fold;
                     }
                 }
             }
             if let Some(folded) = folded {
-                gain.to_version = known.version();
-                self.committed.gains.push(gain);
-                return Ok((known, folded.tallies, folded.to_children));
+                return Ok(folded);
             }
         }
     }
 
     /// Appends one entry. What is known changes only by what the store is seen to hold.
-    async fn append(&mut self, known: &mut Known, entry: &Entry) -> Result<Appended, CommitError> {
+    async fn append(&mut self, known: &mut Known, gain: &mut Gain, entry: &Entry) -> Result<Appended, CommitError> {
         match self.log.append(known.partition(), entry).await {
             Ok(units) => {
                 self.committed.units.0 += units.0;
@@ -216,22 +240,12 @@ impl<L: CommitLog> Writer<'_, L> {
                 if entries.is_empty() {
                     return Err(CommitError::Append(AppendError::Unknown(error)));
                 }
-                return self.take_in(known, entry, &entries);
+                return take_in(known, gain, entry, &entries);
             }
             Err(refused @ AppendError::Refused(_)) => return Err(CommitError::Append(refused)),
         }
         let entries = self.log.read_after(known.partition(), known.version()).await?;
-        self.take_in(known, entry, &entries)
-    }
-
-    /// Takes in what stands at and after our version: ours if its commit id is ours.
-    fn take_in(&mut self, known: &mut Known, ours: &Entry, entries: &[Entry]) -> Result<Appended, CommitError> {
-        for entry in entries {
-            known.apply(entry)?;
-        }
-        // With others' entries behind ours the rest of the fold is stale, so ours counts only when it is the last.
-        let is_ours = matches!(entries, [only] if only.commit == ours.commit);
-        Ok(if is_ours { Appended::Ours } else { Appended::Others })
+        take_in(known, gain, entry, &entries)
     }
 
     async fn catch_up(&mut self, known: &mut Known) -> Result<(), CommitError> {
@@ -240,6 +254,19 @@ impl<L: CommitLog> Writer<'_, L> {
         }
         Ok(())
     }
+}
+
+/// Takes in what stands at and after our version: ours if its commit id is ours.
+fn take_in(known: &mut Known, gain: &mut Gain, ours: &Entry, entries: &[Entry]) -> Result<Appended, CommitError> {
+    // With others' entries behind ours the rest of the fold is stale, so ours counts only when it is the last.
+    let is_ours = matches!(entries, [only] if only.commit == ours.commit);
+    if !is_ours {
+        gain.totals = None;
+    }
+    for entry in entries {
+        known.apply(entry)?;
+    }
+    Ok(if is_ours { Appended::Ours } else { Appended::Others })
 }
 
 fn note_totals(gain: &mut Gain, entry: &Entry) {
@@ -300,8 +327,9 @@ mod tests {
             let mut loaded = Loaded::new();
             let mut first = now(commit(&log, &mut loaded, &batch, &ids, Limits::default()));
             assert_eq!(first.is_err(), fails, "{fault:?}: {first:?}");
-            if let Err(error) = &first {
-                assert!(error.is_passing() && loaded.is_empty(), "{fault:?}: nothing unsure is kept");
+            if let Err(failed) = &first {
+                assert!(failed.error.is_passing() && loaded.is_empty(), "{fault:?}: nothing unsure is kept");
+                assert_eq!((failed.committed.units.0, failed.committed.gains.len()), (0, 0), "{fault:?}");
                 first = now(commit(&log, &mut loaded, &batch, &ids, Limits::default()));
             }
             let committed = first.unwrap();
@@ -332,6 +360,51 @@ mod tests {
         let again = run(&mut Loaded::new(), slice(2, &[3, 4]));
         assert_eq!(again.tallies, split.tallies, "a redelivery says the same");
         assert_eq!(again.units, WriteUnits(0));
+    }
+
+    #[test]
+    fn what_was_appended_before_a_failure_is_gained_and_its_cost_told() {
+        // One identity an entry; the third append is throttled.
+        let limits = Limits { entry_bytes_max: 1, ..Limits::default() };
+        let (log, ids) = (MemoryLog::with_faults(vec![Fault::Throttled, Fault::AnswerLost, Fault::None]), ids());
+        let batch = [slice(0, &[1, 2, 3])];
+        let mut loaded = Loaded::new();
+        let failed = now(commit(&log, &mut loaded, &batch, &ids, limits)).unwrap_err();
+        assert!(failed.error.is_passing() && loaded.is_empty(), "{failed}");
+        let totals = |total| Some(HashMap::from([(batch[0].groups[0].counter.clone(), total)]));
+        let partition = Partition::root(batch[0].bucket, batch[0].hour);
+        let gain = Gain { partition: partition.clone(), from_version: 0, to_version: 2, totals: totals(2) };
+        assert_eq!((failed.committed.gains, failed.committed.units), (vec![gain], WriteUnits(1)), "one answer is lost");
+        assert_eq!(failed.committed.tallies, [Tally::default()], "a partition's tallies come when it is done");
+
+        let done = now(commit(&log, &mut loaded, &batch, &ids, limits)).unwrap();
+        let gain = Gain { partition: partition.clone(), from_version: 2, to_version: 3, totals: totals(3) };
+        assert_eq!((done.gains, done.units), (vec![gain], WriteUnits(1)));
+        assert_eq!(done.tallies, [Tally { counted: 3, duplicates: 0 }]);
+        assert_eq!(done.through, [[(partition, 3)]]);
+    }
+
+    #[test]
+    fn what_a_partition_counted_before_a_child_of_it_turned_out_bad_is_told() {
+        let (log, ids) = (MemoryLog::default(), ids());
+        let limits = Limits { split_at_identities: 2, ..Limits::default() };
+        let known = [slice(0, &[1, 2])];
+        let mut loaded = Loaded::new();
+        now(commit(&log, &mut loaded, &known, &ids, limits)).unwrap();
+        let root = Partition::root(known[0].bucket, known[0].hour);
+        let child = root.child_of(&Identity::from_bytes([3; 16]));
+        now(log.append(&child, &Entry { version: 2, commit: CommitId([9; 16]), content: Content::Split })).unwrap();
+
+        let batch = [slice(1, &[1]), slice(2, &[2, 3])];
+        let failed = now(commit(&log, &mut loaded, &batch, &ids, limits)).unwrap_err();
+        assert!(failed.error.is_of_the_log(), "{failed}");
+        let duplicate = Tally { counted: 0, duplicates: 1 };
+        assert_eq!(failed.committed.tallies, [duplicate, duplicate]);
+        assert_eq!(failed.committed.through, [[(root.clone(), 2)], [(root.clone(), 2)]]);
+        assert_eq!(failed.committed.units, WriteUnits(1), "the root was split");
+        let gain = Gain { partition: root.clone(), from_version: 1, to_version: 2, totals: Some(HashMap::new()) };
+        assert_eq!(failed.committed.gains, [gain]);
+        assert_eq!(loaded.into_keys().collect::<Vec<_>>(), [root], "what is sure is kept");
     }
 
     #[test]
@@ -366,7 +439,7 @@ mod tests {
         let root = Partition::root(batch[0].bucket, batch[0].hour);
         let stray = Entry { version: 2, commit: CommitId([9; 16]), content: Content::Split };
         now(log.append(&root, &stray)).unwrap();
-        let met = now(commit(&log, &mut Loaded::new(), &batch, &ids(), Limits::default())).unwrap_err();
+        let met = now(commit(&log, &mut Loaded::new(), &batch, &ids(), Limits::default())).unwrap_err().error;
         assert!(met.is_of_the_log() && !met.is_passing(), "{met}");
         assert!(!CommitError::Contended(root).is_of_the_log());
     }

@@ -33,6 +33,7 @@ fn every_event_counts_once_however_writers_interleave_and_fail() {
         ("lost answers", met.unknown_outcomes),
         ("late writes that landed", met.landed_late),
         ("failed commits", met.failed),
+        ("commits that failed halfway", met.partly_done),
         ("splits", met.splits),
         ("splits of children", met.deep_splits),
         ("folds of several entries", met.long_folds),
@@ -71,6 +72,7 @@ struct Met {
     unknown_outcomes: u64,
     landed_late: u64,
     failed: u64,
+    partly_done: u64,
     splits: u64,
     deep_splits: u64,
     long_folds: u64,
@@ -87,6 +89,7 @@ impl Met {
         self.unknown_outcomes += other.unknown_outcomes;
         self.landed_late += other.landed_late;
         self.failed += other.failed;
+        self.partly_done += other.partly_done;
         self.splits += other.splits;
         self.deep_splits += other.deep_splits;
         self.long_folds += other.long_folds;
@@ -219,13 +222,16 @@ async fn write(
                     let named = slices.iter().map(|slice| slice.id).zip(committed.through);
                     seen.gains.push((committed.gains, named.collect()));
                 }
-                Err(error) if error.is_passing() => {
-                    seen.lock().unwrap().met.failed += 1;
+                Err(failed) if failed.error.is_passing() => {
+                    let mut seen = seen.lock().unwrap();
+                    seen.met.failed += 1;
+                    seen.met.partly_done += u64::from(0 < failed.committed.units.0);
+                    seen.gains.push((failed.committed.gains, Vec::new()));
                     for slice in slices {
                         if pick(2) == 0 { queue.push_front(slice) } else { queue.push_back(slice) }
                     }
                 }
-                Err(error) => return Err(error.to_string()),
+                Err(failed) => return Err(failed.to_string()),
             }
         }
     }

@@ -8,6 +8,7 @@ mod clients;
 mod commit_log;
 mod directory;
 mod interleavings;
+mod partly;
 mod stage;
 mod tables;
 mod usage_rows;
