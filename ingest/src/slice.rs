@@ -242,8 +242,10 @@ mod tests {
         }
         assert_eq!(full.iter().map(Slice::events).collect::<Vec<_>>(), [Slice::IDENTITIES_MAX]);
         assert_eq!(packer.flush().iter().map(Slice::events).collect::<Vec<_>>(), [1]);
+        // Over so many accounts and hours that no slice is full before.
         for n in 0..Packer::PENDING_MAX {
-            packer.add(event(u8::try_from(n % 100).unwrap(), 1, 1, 1), &mut full);
+            let (account, hour) = (u8::try_from(n % 100).unwrap(), u8::try_from(n / 100 % 200).unwrap());
+            packer.add(event(account, hour, 1, 1), &mut full);
         }
         assert_eq!(packer.pending_events, 0, "at the limit everything leaves");
     }

@@ -58,7 +58,7 @@ async fn what_the_service_refuses_is_sent_again_and_nothing_else() {
     let record = |number: u32| {
         let bucket = Bucket::new(u16::try_from(number).unwrap() % Bucket::COUNT).unwrap();
         let mut body = number.to_be_bytes().to_vec();
-        body.resize(if number % 500 == 0 { 900_000 } else { 20 }, 0);
+        body.resize(if number.is_multiple_of(500) { 900_000 } else { 20 }, 0);
         StreamRecord { bucket, body }
     };
     let records: Vec<StreamRecord> = (0..2_600).map(record).collect();
