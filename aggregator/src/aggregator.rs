@@ -1,8 +1,8 @@
 //! One batch of slices, from the stream to acknowledged: every partition on its own, the shard never held up by one.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::{StreamExt, stream};
 use ingest::dead_letter::{DeadLetter, DeadLetters};
@@ -11,12 +11,12 @@ use ingest::{Bucket, Hour, Reason, Slice, Timestamp, stream_format};
 use ingest::aws::AwsError;
 
 use crate::acknowledgement::{Acknowledgement, Acknowledgements};
-use crate::commit::{CommitError, Committed, Gain, Limits, Loaded, commit};
+use crate::commit::{CommitError, Committed, Gain, Limits, Loaded, PartlyCommitted, commit};
 use crate::commit_log::CommitLog;
 use crate::entry::CommitId;
 use crate::fold::Tally;
 
-/// Partitions committed at once.
+/// Buckets and hours committed at once. What is known of so many is outside the cache.
 const PARTITIONS_AT_ONCE: usize = 16;
 
 /// Counts slices and acknowledges them.
@@ -25,7 +25,7 @@ pub struct Aggregator<L> {
     log: L,
     acknowledgements: Acknowledgements,
     dead_letters: DeadLetters,
-    cache: Cache,
+    cache: Mutex<Cache>,
     /// Write units of slices that failed, to be acknowledged with them once they do not.
     unacknowledged_units: BTreeMap<(Bucket, Hour), u64>,
     limits: Limits,
@@ -88,7 +88,7 @@ impl<L: CommitLog> Aggregator<L> {
         random_id: fn() -> CommitId,
         counters: Arc<Counters>,
     ) -> Self {
-        let cache = Cache { bytes_max: cache_bytes_max, ..Cache::default() };
+        let cache = Mutex::new(Cache { bytes_max: cache_bytes_max, ..Cache::default() });
         let limits = Limits::default();
         let unacknowledged_units = BTreeMap::new();
         Self { log, acknowledgements, dead_letters, cache, unacknowledged_units, limits, random_id, counters }
@@ -103,26 +103,16 @@ impl<L: CommitLog> Aggregator<L> {
     /// Counts a batch. Each bucket and hour is committed on its own; when one fails its slices come back in `failed` and
     /// the rest is done.
     pub async fn run(&mut self, batch: Vec<Slice>, now: Timestamp) -> BatchOutcome {
-        let mut places = BTreeMap::<(Bucket, Hour), Vec<Slice>>::new();
+        let mut places = Places::new();
         for slice in batch {
             places.entry((slice.bucket, slice.hour)).or_default().push(slice);
         }
-        let work: Vec<_> = places.into_iter().map(|(place, slices)| (place, self.cache.take(place), slices)).collect();
-        let (log, random_id, limits) = (&self.log, self.random_id, self.limits);
-        let done: Vec<_> = stream::iter(work)
-            .map(|(place, mut loaded, slices)| async move {
-                let result = commit(log, &mut loaded, &slices, &random_id, limits).await;
-                (place, loaded, slices, result)
-            })
-            .buffer_unordered(PARTITIONS_AT_ONCE)
-            .collect()
-            .await;
+        let done = commit_places(&self.log, &self.cache, places, &self.random_id, self.limits).await;
 
         let mut outcome = BatchOutcome::default();
         let mut acknowledged = Vec::new();
         let mut slices_done = Vec::new();
-        for (place, loaded, slices, result) in done {
-            self.cache.put(place, loaded);
+        for (place, slices, result) in done {
             let (mut committed, error) = match result {
                 Ok(committed) => (committed, None),
                 Err(failed) => (failed.committed, Some(failed.error)),
@@ -203,6 +193,33 @@ impl BatchOutcome {
     }
 }
 
+type Places = BTreeMap<(Bucket, Hour), Vec<Slice>>;
+
+/// Commits each place on its own. A place's state leaves the cache when its commit begins and is back when it ends.
+async fn commit_places<L: CommitLog>(
+    log: &L,
+    cache: &Mutex<Cache>,
+    places: Places,
+    random_id: &(dyn Fn() -> CommitId + Sync),
+    limits: Limits,
+) -> Vec<((Bucket, Hour), Vec<Slice>, Result<Committed, Box<PartlyCommitted>>)> {
+    stream::iter(places)
+        .map(|(place, slices)| async move {
+            let mut loaded = lock(cache).take(place);
+            let result = commit(log, &mut loaded, &slices, random_id, limits).await;
+            lock(cache).put(place, loaded);
+            (place, slices, result)
+        })
+        .buffer_unordered(PARTITIONS_AT_ONCE)
+        .collect()
+        .await
+}
+
+fn lock(cache: &Mutex<Cache>) -> MutexGuard<'_, Cache> {
+    // Taking and putting leave it whole, and it holds nothing that is not in a log.
+    cache.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Events of a slice that no trusted log knows; 0 unless its commit met one that cannot be trusted.
 fn left_over(slice: &Slice, tally: &Tally) -> u64 {
     slice.events() as u64 - tally.counted - tally.duplicates
@@ -258,5 +275,97 @@ impl Cache {
             let Some(oldest) = oldest else { break };
             self.take(oldest);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use ingest::{AccountId, CounterKey, Dimensions, Identity, Meter, RunId, SliceGroup, SliceId};
+
+    use super::*;
+    use crate::commit_log::{AppendError, ReadError, WriteUnits};
+    use crate::entry::Entry;
+    use crate::memory_log::MemoryLog;
+    use crate::partition::Partition;
+
+    /// Sees during each append how many states are in the cache.
+    struct Watching<'a> {
+        log: MemoryLog,
+        cache: &'a Mutex<Cache>,
+        fewest: AtomicUsize,
+    }
+
+    impl CommitLog for Watching<'_> {
+        async fn read_after(&self, partition: &Partition, version: u64) -> Result<Vec<Entry>, ReadError> {
+            self.log.read_after(partition, version).await
+        }
+
+        async fn append(&self, partition: &Partition, entry: &Entry) -> Result<WriteUnits, AppendError> {
+            // Lets the others begin.
+            tokio::task::yield_now().await;
+            let cached = lock(self.cache).places.len();
+            self.fewest.fetch_min(cached, Ordering::Relaxed);
+            self.log.append(partition, entry).await
+        }
+    }
+
+    /// A slice of one new identity in each of so many hours.
+    fn places(hours: i64, number: u32) -> Places {
+        let account = AccountId::parse("000000000012").unwrap();
+        let dimensions = Dimensions { region: "eu-west-1".into(), category: "Management".into() };
+        let counter = CounterKey { meter: Meter::CloudTrailEvents, account, dimensions };
+        let place = |hour: i64| {
+            let hour = Hour::from_number(500_000 + hour).unwrap();
+            let identities = vec![Identity::from_bytes([u8::try_from(number).unwrap(); 16])];
+            let groups =
+                vec![SliceGroup { counter: counter.clone(), identities, first: hour.start(), last: hour.start() }];
+            let id = SliceId { run: RunId::from_bytes([1; 16]), number };
+            ((account.bucket(), hour), vec![Slice { id, bucket: account.bucket(), hour, groups }])
+        };
+        (0..hours).map(place).collect()
+    }
+
+    #[tokio::test]
+    async fn only_the_states_of_the_commits_under_way_are_outside_the_cache() {
+        let hours = 10 * PARTITIONS_AT_ONCE;
+        let cache = Mutex::new(Cache { bytes_max: usize::MAX, ..Cache::default() });
+        let log = Watching { log: MemoryLog::default(), cache: &cache, fewest: AtomicUsize::new(usize::MAX) };
+        let random_id = || CommitId([7; 16]);
+        for (number, fewest) in [(1, 0), (2, hours - PARTITIONS_AT_ONCE)] {
+            log.fewest.store(usize::MAX, Ordering::Relaxed);
+            let places = places(i64::try_from(hours).unwrap(), number);
+            let done = commit_places(&log, &cache, places, &random_id, Limits::default()).await;
+            assert!(done.iter().all(|(_, _, result)| result.is_ok()));
+            assert_eq!((log.fewest.load(Ordering::Relaxed), lock(&cache).places.len()), (fewest, hours));
+        }
+    }
+
+    #[test]
+    fn the_cache_drops_what_was_used_least_recently_and_never_holds_more_than_its_bytes() {
+        let state = |hour: i64| {
+            let hour = Hour::from_number(500_000 + hour).unwrap();
+            let partition = Partition::root(Bucket::new(1).unwrap(), hour);
+            ((partition.bucket, hour), Loaded::from([(partition.clone(), crate::known::Known::empty(partition))]))
+        };
+        let one = state(0).1.values().map(crate::known::Known::bytes).sum::<usize>();
+        let mut cache = Cache { bytes_max: 3 * one, ..Cache::default() };
+        for hour in 0..3 {
+            let (place, loaded) = state(hour);
+            cache.put(place, loaded);
+        }
+        let used_again = cache.take(state(0).0);
+        assert_eq!((used_again.len(), cache.bytes), (1, 2 * one));
+        cache.put(state(0).0, used_again);
+        for hour in 3..5 {
+            let (place, loaded) = state(hour);
+            cache.put(place, loaded);
+        }
+        let kept: Vec<_> = cache.places.keys().copied().collect();
+        assert_eq!((kept, cache.bytes), (vec![state(0).0, state(3).0, state(4).0], 3 * one));
+        // A commit that failed leaves nothing behind.
+        cache.put(state(9).0, Loaded::new());
+        assert_eq!(cache.places.len(), 3);
     }
 }
