@@ -33,17 +33,38 @@ pub struct Aggregator<L> {
     counters: Arc<Counters>,
 }
 
-/// What the aggregator has done since it started.
+/// What has happened to aggregators since they started that no store says. Aggregators add to it; whoever runs them shows a
+/// [`Counters::snapshot`] to its operator.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Write units of commit log entries.
-    pub write_units: AtomicU64,
     /// Entries of other writers that were met.
     pub conflicts: AtomicU64,
     /// Writes whose answer was lost.
     pub unknown_outcomes: AtomicU64,
     /// Slices set aside because their partition cannot be trusted.
     pub parked_slices: AtomicU64,
+}
+
+/// [`Counters`] at one time, in plain numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CountersSnapshot {
+    /// Entries of other writers that were met: more than a few mean that two aggregators read the same shard.
+    pub conflicts: u64,
+    /// Writes whose answer was lost: the network or the store is in trouble.
+    pub unknown_outcomes: u64,
+    /// Slices set aside because their partition cannot be trusted: someone has to look at it.
+    pub parked_slices: u64,
+}
+
+impl Counters {
+    /// Where they stand.
+    pub fn snapshot(&self) -> CountersSnapshot {
+        CountersSnapshot {
+            conflicts: self.conflicts.load(Ordering::Relaxed),
+            unknown_outcomes: self.unknown_outcomes.load(Ordering::Relaxed),
+            parked_slices: self.parked_slices.load(Ordering::Relaxed),
+        }
+    }
 }
 
 /// What came of a batch.
@@ -154,7 +175,6 @@ impl<L: CommitLog> Aggregator<L> {
     }
 
     fn note(&self, committed: &Committed) {
-        self.counters.write_units.fetch_add(committed.units.0, Ordering::Relaxed);
         self.counters.conflicts.fetch_add(committed.conflicts.into(), Ordering::Relaxed);
         self.counters.unknown_outcomes.fetch_add(committed.unknown_outcomes.into(), Ordering::Relaxed);
     }

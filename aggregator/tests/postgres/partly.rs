@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use aggregator::acknowledgement::Acknowledgements;
-use aggregator::aggregator::Aggregator;
+use aggregator::aggregator::{Aggregator, CountersSnapshot};
 use aggregator::commit::Limits;
 use aggregator::commit_log::CommitLog as _;
 use aggregator::entry::{Content, Entry};
@@ -68,6 +68,8 @@ async fn slices_are_set_aside_for_what_an_untrusted_partition_lacks_and_acknowle
     assert_eq!(said(1), (1, 0, 0, vec![child_of(&good)]));
     assert_eq!(said(2), (0, 1, 1, vec![root()]));
     assert_eq!(acknowledged.values().map(|said| said.units).sum::<u64>(), 2);
+    let expected = CountersSnapshot { conflicts: 0, unknown_outcomes: 0, parked_slices: 2 };
+    assert_eq!(tables.counters.snapshot(), expected, "once for each delivery");
     let letters = tables.dead_letters.list().await.unwrap();
     let parked: Vec<_> = letters.iter().map(|letter| stream_format::decode(&letter.bytes).unwrap()).collect();
     assert_eq!(parked, [&batch[2..]], "whole, to be replayed");
