@@ -9,6 +9,7 @@ mod commit_log;
 mod directory;
 mod interleavings;
 mod partly;
+mod reading;
 mod stage;
 mod tables;
 mod usage_rows;
