@@ -1,0 +1,103 @@
+//! `docs/stream-format.md` against the code: its example is what is written, and its program reads it.
+
+use std::convert::Infallible;
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use ingest::{Bucket, Packer, RunId, Slice, Timestamp, Verdict, kinesis, read_object, stream_format};
+
+const DOCUMENT: &str = include_str!("../../docs/stream-format.md");
+
+/// The first code block of this language after this heading.
+fn block(heading: &str, language: &str) -> &'static str {
+    let (_, section) = DOCUMENT.split_once(&format!("\n## {heading}\n")).expect("the heading");
+    let (_, block) = section.split_once(&format!("\n```{language}\n")).expect("the beginning of the block");
+    block.split_once("\n```\n").expect("the end of the block").0
+}
+
+/// JSON without the white space between its tokens.
+fn compact(json: &str) -> String {
+    let (mut in_string, mut escaped) = (false, false);
+    json.chars()
+        .filter(|&c| {
+            let kept = in_string || !c.is_ascii_whitespace();
+            (in_string, escaped) = match c {
+                '"' if !escaped => (!in_string, false),
+                '\\' => (in_string, !escaped),
+                _ => (in_string, false),
+            };
+            kept
+        })
+        .collect()
+}
+
+/// The slices of the log object in the document.
+fn slices() -> Vec<Slice> {
+    let run = RunId::parse("5f0c1e2d3b4a59687786a5b4c3d2e1f0").expect("a run");
+    let now = Timestamp::parse_rfc3339("2026-10-01T12:20:00Z").expect("an instant");
+    let mut packer = Packer::new(run);
+    let mut slices = Vec::new();
+    let object = block("Example", "json");
+    let read = read_object("object.json", object.as_bytes(), now, |judged| {
+        let Verdict::Usage(event) = judged.verdict else { panic!("{:?}", judged.verdict) };
+        packer.add(event, &mut slices);
+        Ok::<(), Infallible>(())
+    });
+    assert_eq!(read.expect("memory can be read").read, 3);
+    slices.extend(packer.flush());
+    slices
+}
+
+#[test]
+fn the_example_is_what_is_written_for_its_events() {
+    let slices = slices();
+    let records = kinesis::pack(slices.clone());
+    let documented = compact(block("The record", "json"));
+    assert_eq!(records.len(), 1);
+    assert_eq!(String::from_utf8(records[0].body.clone()).unwrap(), documented);
+    assert_eq!(stream_format::decode(documented.as_bytes()).unwrap(), slices);
+    assert!(DOCUMENT.contains(&format!("partition key `{}`", kinesis::partition_key(records[0].bucket))));
+}
+
+#[test]
+fn a_field_that_a_reader_does_not_know_is_passed_over() {
+    let documented = compact(block("The record", "json"));
+    let extended = documented
+        .replace("\"specversion\"", "\"dataschema\":\"x\",\"specversion\"")
+        .replace("\"window\"", "\"later\":{\"a\":[1]},\"window\"")
+        .replace("\"meter\"", "\"later\":null,\"meter\"");
+    assert_eq!(extended.matches("later").count(), 3);
+    assert_eq!(stream_format::decode(extended.as_bytes()).unwrap(), slices());
+}
+
+#[test]
+fn the_program_prints_what_the_document_says() {
+    let program = block("Reading it elsewhere", "python");
+    let mut python = Command::new("python3")
+        .args(["-c", program])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python3, which the checks need too");
+    python.stdin.take().unwrap().write_all(block("The record", "json").as_bytes()).unwrap();
+    let output = python.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8(output.stdout).unwrap().trim_end(), block("Reading it elsewhere", "text"));
+}
+
+#[test]
+fn the_limits_are_those_of_the_code() {
+    for limit in [
+        format!("{} buckets", Bucket::COUNT),
+        format!("{} identities a slice", thousands(Slice::IDENTITIES_MAX)),
+        format!("{} counters a slice", thousands(Slice::GROUPS_MAX)),
+        format!("1 to {} bytes", ingest::Dimensions::VALUE_BYTES_MAX),
+        stream_format::SLICE_TYPE.to_owned(),
+    ] {
+        assert!(DOCUMENT.contains(&limit), "{limit}");
+    }
+}
+
+fn thousands(number: usize) -> String {
+    if number < 1_000 { number.to_string() } else { format!("{},{:03}", number / 1_000, number % 1_000) }
+}
