@@ -6,6 +6,7 @@ mod kpl;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::hint::black_box;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use benches::cloudtrail::{Answer, Plan};
@@ -62,14 +63,17 @@ struct Figures {
     decoding: Vec<Duration>,
 }
 
-fn main() -> Result<(), benches::cloudtrail::PlanError> {
+fn main() -> ExitCode {
     let config = Config::parse();
     let plan = Plan {
         duplicates_percent: 2,
         late_percent: 1,
         ..Plan::new(config.seed, config.events, config.accounts, config.from, config.hours)
     };
-    plan.check()?;
+    if let Err(error) = plan.check() {
+        eprintln!("cannot make events: {error}");
+        return ExitCode::FAILURE;
+    }
     let level = Compression::new(config.gzip_level);
     let objects = read_objects(&plan);
     let events: usize = objects.iter().map(Vec::len).sum();
@@ -96,7 +100,7 @@ fn main() -> Result<(), benches::cloudtrail::PlanError> {
         }
         print(together, puts.len(), events, &mut grouping, &mut figures);
     }
-    Ok(())
+    ExitCode::SUCCESS
 }
 
 /// The events of every object, as the product reads them.
