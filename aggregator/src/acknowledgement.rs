@@ -341,8 +341,10 @@ mod tests {
             ([&costly, &counted], &costly),
             ([&parked, &parked], &parked),
         ] {
-            let items: Vec<Item> =
-                (0..).zip(said).flat_map(|(batch, one)| items(CommitId([batch; 16]), &[one.clone()])).collect();
+            let items: Vec<Item> = (0..)
+                .zip(said)
+                .flat_map(|(batch, one)| items(CommitId([batch; 16]), std::slice::from_ref(one)))
+                .collect();
             assert_eq!(collect(expected.slice.run, &items).unwrap().slices[&0], *expected, "{said:?}");
         }
     }
