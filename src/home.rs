@@ -135,7 +135,7 @@ pub(crate) enum HomeError {
         seconds: u64,
     },
     /// A file operation failed otherwise.
-    #[error("cannot use {}: {source}", path.display())]
+    #[error("cannot use {}: {source}; put that right, or name another home with --home", path.display())]
     File {
         /// The file.
         path: PathBuf,
@@ -325,7 +325,7 @@ fn file_error(path: &Path, source: io::Error) -> HomeError {
     match source.kind() {
         ErrorKind::NotADirectory | ErrorKind::AlreadyExists => HomeError::NotADirectory { path },
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => HomeError::NotWritable { path, source },
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => HomeError::DiskFull { path },
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => HomeError::DiskFull { path },
         _ => HomeError::File { path, source },
     }
 }

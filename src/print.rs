@@ -1,6 +1,6 @@
 //! What a command prints: text for people, JSON for programs, progress on standard error.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -22,8 +22,26 @@ pub(crate) fn failure(error: &anyhow::Error) -> ExitCode {
             said.push(cause);
         }
     }
-    line_to(io::stderr(), &format!("securebase: {}", said.join(": ")));
+    line_to(io::stderr(), &format!("securebase: {}", about_room(error, said.join(": "))));
     ExitCode::FAILURE
+}
+
+/// What the embedded tables say when they cannot be written; to their client it looks like a service that is down.
+const TABLES_WITHOUT_ROOM: [&str; 2] = ["database or disk is full", "disk I/O error"];
+
+/// A message, with what to do where there was no room to write.
+fn about_room(error: &anyhow::Error, said: String) -> String {
+    const ADVICE: &str = "make room on its disk and run the same command again: nothing is counted twice";
+    let is_without_room = |error: &io::Error| {
+        matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
+    };
+    if let Some(cause) = TABLES_WITHOUT_ROOM.into_iter().find(|cause| said.contains(cause)) {
+        format!("the tables of the home cannot be written ({cause}): {ADVICE}")
+    } else if error.chain().filter_map(|cause| cause.downcast_ref()).any(is_without_room) {
+        format!("{said}; {ADVICE}")
+    } else {
+        said
+    }
 }
 
 /// Prints one line on standard output; a closed pipe is the reader's choice.
