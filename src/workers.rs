@@ -1,6 +1,6 @@
 //! The rooms between the stream and the API, running in this process: the aggregator, the roll-up and its sweep.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -50,7 +50,7 @@ impl Workers {
         checkpoints: Option<mpsc::UnboundedSender<Checkpoint>>,
     ) -> anyhow::Result<Self> {
         let rows = UsageRows::new(stores.database.pool(Role::Aggregator)?);
-        let worker = RollUpWorker { roll_up: RollUp::new(stores.commit_log(), rows) };
+        let mut worker = RollUpWorker { roll_up: RollUp::new(stores.commit_log(), rows), refused: BTreeSet::new() };
         worker.sweep(stores.acknowledgements().partitions().await?).await?;
 
         let (failed, failure) = watch::channel(None);
@@ -118,10 +118,12 @@ fn supervise<E: std::fmt::Display>(
 
 struct RollUpWorker {
     roll_up: RollUp<DynamoDbLog>,
+    /// Partitions that a person at a terminal was told about.
+    refused: BTreeSet<Partition>,
 }
 
 impl RollUpWorker {
-    async fn run(self, mut gained: mpsc::Receiver<Vec<Gain>>) -> Result<(), RollUpError> {
+    async fn run(mut self, mut gained: mpsc::Receiver<Vec<Gain>>) -> Result<(), RollUpError> {
         let mut recent = BTreeMap::<Partition, u64>::new();
         let mut sweep = tokio::time::interval(SWEEP_EVERY);
         loop {
@@ -143,7 +145,7 @@ impl RollUpWorker {
     }
 
     /// Brings partitions to at least these versions, reading the logs of those that are not there yet.
-    async fn sweep(&self, acknowledged: BTreeMap<Partition, u64>) -> Result<(), RollUpError> {
+    async fn sweep(&mut self, acknowledged: BTreeMap<Partition, u64>) -> Result<(), RollUpError> {
         let gains = acknowledged.into_iter().map(|(partition, version)| Gain {
             partition,
             from_version: version,
@@ -153,11 +155,18 @@ impl RollUpWorker {
         self.apply(gains.collect()).await
     }
 
-    async fn apply(&self, gains: Vec<Gain>) -> Result<(), RollUpError> {
+    async fn apply(&mut self, gains: Vec<Gain>) -> Result<(), RollUpError> {
         let mut tries = 0;
         loop {
             match self.roll_up.apply(gains.clone(), edge::now()).await {
-                Ok(()) => return Ok(()),
+                Ok(refused) => {
+                    for one in refused {
+                        if self.refused.insert(one.partition.clone()) {
+                            crate::print::note(&format!("securebase: {one}"));
+                        }
+                    }
+                    return Ok(());
+                }
                 Err(error) if is_passing(&error) => {
                     tries += 1;
                     if tries == TRIES_BEFORE_SAID {

@@ -33,13 +33,25 @@ pub enum RollUpError {
 }
 
 impl RollUpError {
-    /// Whether one partition's log or rows are at fault: all others of the call are rolled up.
-    pub fn is_of_one_partition(&self) -> bool {
-        matches!(
-            self,
-            Self::Untrusted(_) | Self::Read(ReadError::Item { .. }) | Self::Advance(AdvanceError::TotalWentBack { .. })
-        )
+    /// Whether one partition's log or rows are at fault, so that the others can go on without it.
+    fn is_of_one_partition(&self) -> bool {
+        match self {
+            Self::Untrusted(_) | Self::Read(ReadError::Item { .. }) => true,
+            Self::Advance(error) => error.partition().is_some(),
+            Self::Read(ReadError::Store(_)) | Self::Database(_) => false,
+        }
     }
+}
+
+/// A partition that was left out: its usage rows stay as they are until someone has looked at it.
+#[derive(Debug, Error)]
+#[error("partition {partition} is not rolled up: {reason}")]
+pub struct Refused {
+    /// Which partition.
+    pub partition: Partition,
+    /// What is wrong with its log or its rows.
+    #[source]
+    pub reason: RollUpError,
 }
 
 /// Rolls commit logs up into usage rows.
@@ -58,30 +70,29 @@ impl<L: CommitLog> RollUp<L> {
     /// Brings the usage rows of these partitions at least up to what they gained. Gains that connect to the cursor are
     /// applied as they are; for the others the log is read.
     ///
-    /// A partition at fault does not hold up the others: they are done when its error is returned.
-    pub async fn apply(&self, gains: Vec<Gain>, now: Timestamp) -> Result<(), RollUpError> {
+    /// A partition whose log or rows cannot be trusted does not hold up the others: it is left out, with an alarm, and
+    /// returned. After an error some partitions may be rolled up; the same call again does the rest.
+    pub async fn apply(&self, gains: Vec<Gain>, now: Timestamp) -> Result<Vec<Refused>, RollUpError> {
         let mut by_partition = BTreeMap::<Partition, Vec<Gain>>::new();
         for gain in gains {
             by_partition.entry(gain.partition.clone()).or_default().push(gain);
         }
         let mut waiting: Vec<_> = by_partition.into_iter().collect();
-        let mut at_fault = None;
+        let mut refused = Vec::new();
         while !waiting.is_empty() {
             let rest = waiting.split_off(waiting.len().min(TRANSACTION_PARTITIONS_MAX));
-            let error = self.apply_some(&waiting, now).await?;
-            at_fault = at_fault.or(error);
+            self.apply_some(&waiting, now, &mut refused).await?;
             waiting = rest;
         }
-        at_fault.map_or(Ok(()), Err)
+        Ok(refused)
     }
 
-    /// The answer is what is wrong with a partition, once the others are done.
     async fn apply_some(
         &self,
         partitions: &[(Partition, Vec<Gain>)],
         now: Timestamp,
-    ) -> Result<Option<RollUpError>, RollUpError> {
-        let mut at_fault = None;
+        refused: &mut Vec<Refused>,
+    ) -> Result<(), RollUpError> {
         let mut behind: Vec<&(Partition, Vec<Gain>)> = partitions.iter().collect();
         // A cursor only moves forward, so each round ends a partition, leaves one out or meets a faster worker.
         while !behind.is_empty() {
@@ -99,7 +110,7 @@ impl<L: CommitLog> RollUp<L> {
                             advances.push(advance);
                             advancing.push(*entry);
                         }
-                        Err(error) if error.is_of_one_partition() => at_fault = at_fault.or(Some(error)),
+                        Err(reason) if reason.is_of_one_partition() => refused.push(refuse(partition, reason)),
                         Err(error) => return Err(error),
                     }
                 }
@@ -110,17 +121,17 @@ impl<L: CommitLog> RollUp<L> {
                     let stale = stale.filter(|(_, outcome)| *outcome != AdvanceOutcome::Moved);
                     behind = stale.map(|(entry, _)| entry).collect();
                 }
-                Err(AdvanceError::TotalWentBack { partition, counter, stored, told }) => {
-                    advancing.retain(|(other, _)| other.to_string() != partition);
-                    assert!(advancing.len() < advances.len(), "a partition that was written is one of those to write");
+                // Nothing of the transaction stands: again, without the one at fault.
+                Err(error) => {
+                    let at_fault = advances.iter().position(|advance| error.partition() == Some(&advance.partition));
+                    let Some(at_fault) = at_fault else { return Err(error.into()) };
+                    let (partition, _) = advancing.remove(at_fault);
+                    refused.push(refuse(partition, error.into()));
                     behind = advancing;
-                    let error = AdvanceError::TotalWentBack { partition, counter, stored, told };
-                    at_fault = at_fault.or(Some(error.into()));
                 }
-                Err(error) => return Err(error.into()),
             }
         }
-        Ok(at_fault)
+        Ok(())
     }
 
     async fn advance(
@@ -176,6 +187,11 @@ impl<L: CommitLog> RollUp<L> {
         }
         Ok((version, totals))
     }
+}
+
+fn refuse(partition: &Partition, reason: RollUpError) -> Refused {
+    tracing::error!(%partition, %reason, "a partition cannot be trusted; its usage rows stay as they are");
+    Refused { partition: partition.clone(), reason }
 }
 
 /// The totals of gains that follow each other from the cursor on; `None` if they do not.

@@ -96,6 +96,16 @@ pub enum AdvanceError {
     Database(#[from] DatabaseError),
 }
 
+impl AdvanceError {
+    /// The one partition at fault; without it the rest of the batch can be written.
+    pub fn partition(&self) -> Option<&str> {
+        match self {
+            Self::Malformed { partition, .. } | Self::TotalWentBack { partition, .. } => Some(partition),
+            Self::Database(_) => None,
+        }
+    }
+}
+
 impl From<sqlx::Error> for AdvanceError {
     fn from(error: sqlx::Error) -> Self {
         Self::Database(error.into())

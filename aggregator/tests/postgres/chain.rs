@@ -173,13 +173,19 @@ async fn a_partition_at_fault_does_not_hold_up_the_others() {
 
     // A gap, and an end that is missing.
     tables.log.append(&root(0), &stray(3)).await.unwrap();
-    let gap = roll_up.apply(wanted([3, 1, 1, 0]), now()).await.unwrap_err();
-    assert!(gap.is_of_one_partition(), "{gap}");
-    let expected = Untrusted::Gap { partition: root(0), expected: 2, found: 3 };
-    assert!(matches!(&gap, RollUpError::Untrusted(found) if *found == expected), "{gap}");
-    let missing = roll_up.apply(wanted([0, 5, 1, 1]), now()).await.unwrap_err();
-    let expected = Untrusted::Gap { partition: root(1), expected: 2, found: 5 };
-    assert!(matches!(&missing, RollUpError::Untrusted(found) if *found == expected), "{missing}");
+    let refused = roll_up.apply(wanted([3, 5, 1, 0]), now()).await.unwrap();
+    let gap = |at, found| Untrusted::Gap { partition: root(at), expected: 2, found };
+    for (refused, expected) in refused.iter().zip([gap(0, 3), gap(1, 5)]) {
+        assert!(matches!(&refused.reason, RollUpError::Untrusted(found) if *found == expected), "{refused}");
+    }
+    assert_eq!(refused.iter().map(|one| one.partition.clone()).collect::<Vec<_>>(), [root(0), root(1)]);
+    assert_eq!(
+        refused[0].to_string(),
+        format!("partition {} is not rolled up: {}", root(0), gap(0, 3)),
+        "for whoever has to look"
+    );
+    let refused = roll_up.apply(wanted([0, 1, 1, 1]), now()).await.unwrap();
+    assert!(refused.is_empty(), "{refused:?}");
     let counted = |ats: std::ops::Range<i64>| -> Counts {
         ats.map(|at| ((Meter::CloudTrailEvents, account(1), root(at).hour), 1)).collect()
     };
@@ -194,9 +200,23 @@ async fn a_partition_at_fault_does_not_hold_up_the_others() {
     let mut aggregator = tables.aggregator(0, Limits { entry_bytes_max: 1, ..SMALL });
     let outcome = aggregator.run(slices(2, &later), now()).await;
     assert!(outcome.failure.is_none(), "{outcome:?}");
-    let back = roll_up.apply(wanted([0, 0, 3, 3]), now()).await.unwrap_err();
-    assert!(matches!(&back, RollUpError::Advance(AdvanceError::TotalWentBack { .. })), "{back}");
-    assert!(back.is_of_one_partition());
+    // And a text that PostgreSQL cannot store, which another writer let into a log.
+    let Content::Counted { slices: from, mut groups } =
+        tables.log.read_after(&root(2), 0).await.unwrap()[0].content.clone()
+    else {
+        panic!("events were counted there");
+    };
+    groups[0].counter.dimensions.region = "\0".into();
+    let unstorable =
+        Entry { version: 1, commit: CommitId([2; 16]), content: Content::Counted { slices: from, groups } };
+    tables.log.append(&root(4), &unstorable).await.unwrap();
+    let mut gains = wanted([0, 0, 3, 3]);
+    gains.extend(sweep([(root(4), 1)].into()));
+    let refused = roll_up.apply(gains, now()).await.unwrap();
+    let [unstorable, back] = &refused[..] else { panic!("{refused:?}") };
+    assert!(matches!(&back.reason, RollUpError::Advance(AdvanceError::TotalWentBack { .. })), "{back}");
+    assert!(matches!(&unstorable.reason, RollUpError::Advance(AdvanceError::Malformed { .. })), "{unstorable}");
+    assert_eq!((&unstorable.partition, &back.partition), (&root(4), &root(3)));
     assert_eq!(in_rows(&stage).await[&(Meter::CloudTrailEvents, account(1), root(2).hour)], 3);
     tables.server.shutdown().await;
 }
