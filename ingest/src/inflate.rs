@@ -59,10 +59,12 @@ impl<R: Read> Inflate<R> {
         match self {
             Self::Plain(reader) => reader.read(buffer).map_err(InflateError::Io),
             Self::Gzip { decoder, inflated_bytes } => {
-                let count = decoder.read(buffer).map_err(gzip_error)?;
+                let read = decoder.read(buffer);
+                let stored = &decoder.get_ref().get_ref().get_ref().1;
+                let count =
+                    read.map_err(|error| if stored.failed { InflateError::Io(error) } else { gzip_error(&error) })?;
                 *inflated_bytes += count as u64;
-                let allowed =
-                    (decoder.get_ref().get_ref().get_ref().1.bytes * INFLATE_RATIO_MAX).max(INFLATED_BYTES_FREE);
+                let allowed = (stored.bytes * INFLATE_RATIO_MAX).max(INFLATED_BYTES_FREE);
                 if allowed < *inflated_bytes {
                     return Err(InflateError::Fault(Reason::GzipBomb));
                 }
@@ -83,34 +85,82 @@ impl<R: Read> Inflate<R> {
     }
 }
 
-/// The decoder passes errors of the store on with their OS code; its own have none.
-fn gzip_error(error: io::Error) -> InflateError {
+/// What the decoder says of bytes that the store did hand out.
+fn gzip_error(error: &io::Error) -> InflateError {
     match error.kind() {
-        _ if error.raw_os_error().is_some() => InflateError::Io(error),
         io::ErrorKind::UnexpectedEof => InflateError::Fault(Reason::GzipTruncated),
-        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => InflateError::Fault(Reason::GzipCorrupt),
-        _ => InflateError::Io(error),
+        _ => InflateError::Fault(Reason::GzipCorrupt),
     }
 }
 
-/// Counts and hashes what passes through.
+/// Counts and hashes what passes through, and fills what it is given, so that nothing behind it depends on how the
+/// store's bytes trickle in.
 pub(crate) struct Hashed<R> {
     input: R,
     hash: Sha256,
     bytes: u64,
+    /// The store failed: an error is not the object's fault, whatever its kind.
+    failed: bool,
 }
 
 impl<R> Hashed<R> {
     fn new(input: R) -> Self {
-        Self { input, hash: Sha256::new(), bytes: 0 }
+        Self { input, hash: Sha256::new(), bytes: 0, failed: false }
     }
 }
 
 impl<R: Read> Read for Hashed<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.input.read(buffer)?;
-        self.hash.update(&buffer[..count]);
-        self.bytes += count as u64;
-        Ok(count)
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.input.read(&mut buffer[filled..]) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.failed = true;
+                    return Err(error);
+                }
+            }
+        }
+        self.hash.update(&buffer[..filled]);
+        self.bytes += filled as u64;
+        Ok(filled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
+    use super::*;
+
+    #[test]
+    fn an_error_of_the_store_is_never_the_objects_fault() {
+        struct Fails<'a>(&'a [u8], io::ErrorKind);
+        impl Read for Fails<'_> {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                if self.0.is_empty() { Err(self.1.into()) } else { self.0.read(buffer) }
+            }
+        }
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+        gzip.write_all(b"{}").unwrap();
+        let gzip = gzip.finish().unwrap();
+        for kind in [io::ErrorKind::UnexpectedEof, io::ErrorKind::InvalidData, io::ErrorKind::Other] {
+            for length in [3, 15, gzip.len() - 1] {
+                let mut inflate = Inflate::open(Fails(&gzip[..length], kind)).unwrap();
+                let failure = loop {
+                    match inflate.read(&mut [0; 64]) {
+                        Ok(0) => panic!("the end at {length}"),
+                        Ok(_) => {}
+                        Err(failure) => break failure,
+                    }
+                };
+                assert!(matches!(failure, InflateError::Io(_)), "{failure:?} at {length}");
+            }
+        }
     }
 }

@@ -27,7 +27,7 @@ pub(crate) enum Piece<'a> {
     Broken { reason: Reason, bytes: &'a [u8], offset: u64, is_whole: bool },
 }
 
-/// Cuts an inflated object into pieces.
+/// Cuts an inflated object into pieces. Every byte is followed once: work and memory are bounded whatever it holds.
 pub(crate) struct Records<R> {
     input: Inflate<R>,
     buffer: Vec<u8>,
@@ -38,11 +38,17 @@ pub(crate) struct Records<R> {
     /// Set once no more bytes come; the reason if the object is at fault.
     ended: Option<Result<(), Reason>>,
     place: Place,
-    /// Every value so far began and ended on one line: a newline ends a broken one.
+    /// A value so far began and ended on one line: a newline ends a broken one.
     is_lines: bool,
+    /// A newline was passed since the value at top level began.
     saw_newline: bool,
-    /// Bytes cut out of the value being scanned, because it is too large to keep.
+    /// Bytes cut out of the value being followed, because it is too large to keep.
     dropped_bytes: u64,
+    /// How much one fill reads: [`READ_BYTES`], and less where a test wants every place to be a boundary.
+    read_bytes: usize,
+    /// Bytes followed, moved or cleared so far.
+    #[cfg(test)]
+    work_bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +76,9 @@ impl<R: Read> Records<R> {
             is_lines: false,
             saw_newline: false,
             dropped_bytes: 0,
+            read_bytes: READ_BYTES,
+            #[cfg(test)]
+            work_bytes: 0,
         }
     }
 
@@ -85,234 +94,201 @@ impl<R: Read> Records<R> {
                 Place::Start => {
                     self.skip_byte_order_mark()?;
                     match self.skip_blanks(false)? {
-                        None => self.place = Place::TopLevel,
-                        Some(b'{' | b'[') => self.place = Place::TopLevel,
-                        Some(_) => return self.rest(Reason::NotJson).map(Some),
+                        None | Some(b'{' | b'[') => self.place = Place::TopLevel,
+                        Some(_) => return self.not_json().map(Some),
                     }
                 }
-                Place::TopLevel => match self.skip_blanks(true)? {
-                    None => {
-                        self.place = Place::Done;
-                        if let Some(Err(fault)) = self.ended {
-                            return Ok(Some(self.broken(fault, self.start, false)));
+                Place::TopLevel => {
+                    let first = self.skip_blanks(true)?;
+                    self.saw_newline = false;
+                    match first {
+                        None if matches!(self.ended, Some(Err(_))) => return Ok(Some(self.take(Cut::End, None))),
+                        None => self.place = Place::Done,
+                        Some(b'[') => {
+                            self.consume(self.start + 1);
+                            self.place = Place::Elements { in_wrapper: false };
+                        }
+                        Some(b'{') => {
+                            let newline = if self.is_lines { Newline::Breaks } else { Newline::BreaksInString };
+                            if let Some((cut, fault)) = self.follow_members(Members::new(newline), self.start + 1)? {
+                                self.is_lines |= !self.saw_newline;
+                                return Ok(Some(self.take(cut, fault)));
+                            }
+                        }
+                        Some(_) => {
+                            let cut = self.cut_line()?;
+                            return Ok(Some(self.take(cut, None)));
                         }
                     }
-                    Some(b'[') => self.enter(1, Place::Elements { in_wrapper: false }),
-                    Some(b'{') => match self.open_object()? {
-                        Opened::Entered => {}
-                        Opened::Value(cut, not_an_array) => {
-                            let is_one_line = memchr(b'\n', self.cut_bytes(&cut)).is_none();
-                            self.is_lines |= is_one_line && matches!(cut, Cut::Complete { .. });
-                            return Ok(Some(self.take(cut, not_an_array)));
-                        }
-                    },
-                    Some(_) => {
-                        let cut = self.cut_line()?;
-                        return Ok(Some(self.take(cut, false)));
-                    }
-                },
+                }
                 Place::Elements { in_wrapper } => match self.skip_element_separators()? {
-                    Separated::End => return self.rest(Reason::BrokenJson).map(Some),
+                    Separated::End => return Ok(Some(self.take(Cut::End, None))),
                     Separated::Line => {
                         self.place = Place::TopLevel;
-                        return Ok(Some(self.broken(Reason::BrokenJson, self.start, true)));
+                        return Ok(Some(self.take(Cut::Line { end: self.start }, None)));
                     }
                     Separated::Close => {
-                        self.start += 1;
+                        self.consume(self.start + 1);
                         self.place = if in_wrapper { Place::WrapperTail } else { Place::TopLevel };
                         self.is_lines |= !in_wrapper && !self.saw_newline;
                     }
                     Separated::Element(first) => {
+                        let scan = Scan::new(self.newline_in_container());
                         let cut = match first {
-                            b'{' | b'[' => self.cut_value(Scan::new(self.newline_in_container()))?,
-                            _ => self.cut_scalar()?,
+                            b'{' | b'[' => self.cut_value(scan, self.start)?,
+                            _ => self.cut_scalar(scan)?,
                         };
                         if let Cut::Line { .. } = cut {
                             self.place = Place::TopLevel;
                         }
-                        self.saw_newline |= memchr(b'\n', self.cut_bytes(&cut)).is_some();
-                        return Ok(Some(self.take(cut, false)));
+                        return Ok(Some(self.take(cut, None)));
                     }
                 },
-                Place::WrapperTail => match self.cut_value(Scan::inside(self.newline_in_container()))? {
-                    Cut::Complete { end } => {
-                        self.saw_newline |= memchr(b'\n', &self.buffer[self.start..end]).is_some();
-                        self.start = end;
-                        self.is_lines |= !self.saw_newline;
-                        self.place = Place::TopLevel;
+                // Other members behind `Records` are no records, however large or deep: they are passed over.
+                Place::WrapperTail => {
+                    let members = Members::behind_value(self.newline_in_container());
+                    match self.follow_members(members, self.start)? {
+                        None => {}
+                        Some((cut, fault)) => {
+                            self.is_lines |= !self.saw_newline;
+                            self.place = Place::TopLevel;
+                            match (cut, fault) {
+                                (Cut::Closed { end, .. }, None) => self.consume(end),
+                                (cut, fault) => return Ok(Some(self.take(cut, fault))),
+                            }
+                        }
                     }
-                    // What stands behind the records is no record, however large.
-                    cut @ (Cut::TooLarge { .. } | Cut::TooDeep { .. }) => {
-                        self.take(cut, false);
-                        self.place = Place::TopLevel;
-                    }
-                    cut @ (Cut::Line { .. } | Cut::End) => {
-                        self.place = Place::TopLevel;
-                        return Ok(Some(self.take(cut, false)));
-                    }
-                },
+                }
                 Place::Done => return Ok(None),
             }
         }
-    }
-
-    fn enter(&mut self, consumed: usize, place: Place) {
-        self.start += consumed;
-        self.place = place;
-        self.saw_newline = false;
     }
 
     fn newline_in_container(&self) -> Newline {
         if self.is_lines { Newline::Breaks } else { Newline::Passes }
     }
 
-    /// Enters a wrapper with `Records`, or cuts the object as one value.
-    fn open_object(&mut self) -> Result<Opened, io::Error> {
-        let newline = if self.is_lines { Newline::Breaks } else { Newline::BreaksInString };
-        let not_an_array = loop {
-            match walk_object(&self.buffer[self.start..], newline) {
-                Walk::Records { elements } => {
-                    self.enter(elements, Place::Elements { in_wrapper: true });
-                    return Ok(Opened::Entered);
-                }
-                Walk::Object { end, deepest } => {
-                    return Ok(Opened::Value(Cut::closed(self.start + end, deepest), false));
-                }
-                Walk::RecordsNotAnArray => break true,
-                Walk::Unusual => break false,
-                Walk::NeedsMore if self.buffer.len() - self.start > RECORD_BYTES_MAX => break false,
-                Walk::NeedsMore => {
-                    if !self.fill()? {
-                        break false;
-                    }
-                }
-            }
+    /// Follows the members of an object, and enters `Records` if it meets it (`None`). Otherwise finds where the object
+    /// ends, and what is wrong with it although it does.
+    fn follow_members(
+        &mut self,
+        mut members: Members,
+        from: usize,
+    ) -> Result<Option<(Cut, Option<Reason>)>, io::Error> {
+        let Some((at, met)) = self.follow(from, |bytes| members.advance(bytes))? else {
+            return Ok(Some((Cut::End, None)));
         };
-        Ok(Opened::Value(self.cut_value(Scan::new(newline))?, not_an_array))
+        Ok(Some(match met {
+            Met::Records => {
+                self.consume(at);
+                self.place = Place::Elements { in_wrapper: true };
+                return Ok(None);
+            }
+            Met::Close => (Cut::Closed { end: at, deepest: members.scan.deepest }, None),
+            Met::Newline => (Cut::Line { end: at }, None),
+            Met::NotAnArray => (self.cut_value(members.scan, at)?, Some(Reason::RecordsNotAnArray)),
+            // Only its brackets can tell where it ends.
+            Met::Unusual => (self.cut_value(members.scan, at)?, Some(Reason::BrokenJson)),
+        }))
     }
 
-    /// Finds the end of a value by its brackets. Keeps at most [`RECORD_BYTES_MAX`] of it.
-    fn cut_value(&mut self, mut scan: Scan) -> Result<Cut, io::Error> {
-        let mut scanned = self.start;
-        let mut is_too_large = false;
-        let cut = loop {
-            if let Some((at, stop)) = scan.advance(&self.buffer[scanned..]) {
-                let end = scanned + at;
-                break match stop {
-                    Stop::Newline => Cut::Line { end },
-                    Stop::Closed if is_too_large => Cut::TooLarge { end },
-                    Stop::Closed => Cut::closed(end, scan.deepest),
-                };
-            }
-            scanned = self.buffer.len();
-            if RECORD_BYTES_MAX < scanned - self.start {
-                // Only the beginning of something this large is kept; the brackets are still followed to its end.
-                is_too_large = true;
-                let dropped = scanned - self.start - EXCERPT_BYTES;
-                self.buffer.truncate(self.start + EXCERPT_BYTES);
-                self.dropped_bytes += dropped as u64;
-                scanned = self.buffer.len();
-            }
-            let consumed = self.start;
-            if !self.fill()? {
-                break Cut::End;
-            }
-            scanned -= consumed - self.start;
-        };
-        Ok(match cut {
-            Cut::Line { end } if is_too_large => Cut::TooLarge { end },
-            other => other,
-        })
+    /// Finds the end of a value by its brackets, followed from `from` on.
+    fn cut_value(&mut self, mut scan: Scan, from: usize) -> Result<Cut, io::Error> {
+        let stopped = self.follow(from, |bytes| scan.advance(bytes, 0))?;
+        Ok(Cut::new(stopped, scan.deepest))
     }
 
     /// Cuts a number, word or garbage among the elements of an array.
-    fn cut_scalar(&mut self) -> Result<Cut, io::Error> {
-        let mut length = 0;
-        let mut in_string = false;
-        let mut is_escaped = false;
+    fn cut_scalar(&mut self, mut scan: Scan) -> Result<Cut, io::Error> {
+        let stopped = self.follow(self.start, |bytes| scan.advance_scalar(bytes))?;
+        Ok(Cut::new(stopped, 0))
+    }
+
+    /// Cuts to the end of the line: at top level, what begins with no bracket is no record but may be JSON.
+    fn cut_line(&mut self) -> Result<Cut, io::Error> {
+        let stopped = self.follow(self.start, |bytes| memchr(b'\n', bytes).map(|at| (at, Stop::Closed)))?;
+        let is_last_line = stopped.is_none() && self.ended == Some(Ok(()));
+        Ok(if is_last_line { Cut::Closed { end: self.buffer.len(), deepest: 0 } } else { Cut::new(stopped, 0) })
+    }
+
+    /// Passes the bytes from `from` on, each once, until `advance` stops; where, or `None` at the end.
+    ///
+    /// Keeps at most [`RECORD_BYTES_MAX`] and a read of what is not consumed, beyond that only its beginning.
+    fn follow<T>(
+        &mut self,
+        from: usize,
+        mut advance: impl FnMut(&[u8]) -> Option<(usize, T)>,
+    ) -> Result<Option<(usize, T)>, io::Error> {
+        let mut passed = from;
         loop {
-            while let Some(&byte) = self.buffer.get(self.start + length) {
-                match byte {
-                    _ if is_escaped => is_escaped = false,
-                    b'\\' if in_string => is_escaped = true,
-                    b'"' => in_string = !in_string,
-                    b'\n' if self.is_lines => return Ok(Cut::Line { end: self.start + length }),
-                    b',' | b']' if !in_string => return Ok(Cut::Complete { end: self.start + length }),
-                    _ => {}
-                }
-                length += 1;
+            let ahead = &self.buffer[passed..];
+            let found = advance(ahead);
+            let length = found.as_ref().map_or(ahead.len(), |(at, _)| *at);
+            let needs_newline = !self.is_lines && !self.saw_newline;
+            self.saw_newline |= needs_newline && memchr(b'\n', &ahead[..length]).is_some();
+            self.count_work(length);
+            passed += length;
+            if let Some((_, stop)) = found {
+                return Ok(Some((passed, stop)));
             }
-            if RECORD_BYTES_MAX < length || !self.fill()? {
-                return Ok(Cut::End);
+            if RECORD_BYTES_MAX < passed - self.start {
+                let kept = self.start + EXCERPT_BYTES;
+                self.dropped_bytes += (passed - kept) as u64;
+                self.buffer.truncate(kept);
+                passed = kept;
             }
+            let consumed = self.start;
+            if !self.fill()? {
+                return Ok(None);
+            }
+            passed -= consumed - self.start;
         }
     }
 
-    /// Cuts to the end of the line: at top level, what begins with no bracket is no record.
-    fn cut_line(&mut self) -> Result<Cut, io::Error> {
-        self.cut_value(Scan::line())
-    }
-
-    /// The piece a cut stands for; consumes it.
-    fn take(&mut self, cut: Cut, not_an_array: bool) -> Piece<'_> {
+    /// The piece a cut stands for; consumes it. `fault` is what is wrong with a value that is closed.
+    fn take(&mut self, cut: Cut, fault: Option<Reason>) -> Piece<'_> {
         let begin = self.start;
         let offset = self.buffer_offset + begin as u64;
-        let (end, broken) = match cut {
-            Cut::Complete { end } if not_an_array => (end, Some((Reason::RecordsNotAnArray, true))),
-            Cut::Complete { end } => (end, None),
-            Cut::Line { end } => (end, Some((Reason::BrokenJson, true))),
-            Cut::TooDeep { end } => (end, Some((Reason::NestedTooDeep, true))),
-            Cut::TooLarge { end } => (end, Some((Reason::RecordTooLarge, false))),
+        let (end, mut reason, mut is_whole) = match cut {
+            Cut::Closed { end, deepest } => {
+                let too_deep = (NESTING_MAX < deepest).then_some(Reason::NestedTooDeep);
+                (end, fault.or(too_deep), true)
+            }
+            Cut::Line { end } => (end, Some(Reason::BrokenJson), true),
             Cut::End => {
                 self.place = Place::Done;
-                (self.buffer.len(), Some((self.end_reason(), false)))
+                let fault = self.ended.and_then(Result::err);
+                (self.buffer.len(), Some(fault.unwrap_or(Reason::BrokenJson)), false)
             }
         };
-        self.start = end;
-        self.buffer_offset += std::mem::take(&mut self.dropped_bytes);
+        let length = (end - begin) as u64 + self.dropped_bytes;
+        if is_whole && (RECORD_BYTES_MAX as u64) < length {
+            (reason, is_whole) = (Some(Reason::RecordTooLarge), false);
+        }
+        self.consume(end);
         let bytes = &self.buffer[begin..end];
-        match broken {
+        match reason {
             None => Piece::Record { bytes: bytes.trim_ascii_end(), offset },
-            Some((reason, is_whole)) => {
+            Some(reason) => {
                 let kept = if is_whole { bytes } else { &bytes[..bytes.len().min(EXCERPT_BYTES)] };
                 Piece::Broken { reason, bytes: kept, offset, is_whole }
             }
         }
     }
 
-    fn cut_bytes(&self, cut: &Cut) -> &[u8] {
-        match cut {
-            Cut::Complete { end } | Cut::Line { end } | Cut::TooLarge { end } | Cut::TooDeep { end } => {
-                &self.buffer[self.start..*end]
-            }
-            Cut::End => &[],
-        }
+    fn consume(&mut self, end: usize) {
+        self.start = end;
+        self.buffer_offset += std::mem::take(&mut self.dropped_bytes);
     }
 
-    fn end_reason(&self) -> Reason {
-        match self.ended {
-            Some(Err(fault)) => fault,
-            _ => Reason::BrokenJson,
-        }
-    }
-
-    /// Everything that is left is one broken piece; only its beginning is kept, and read.
-    fn rest(&mut self, reason: Reason) -> Result<Piece<'_>, io::Error> {
+    /// All of the object is one piece; only its beginning is kept, and read.
+    fn not_json(&mut self) -> Result<Piece<'_>, io::Error> {
         while self.buffer.len() - self.start < EXCERPT_BYTES && self.fill()? {}
         self.place = Place::Done;
-        let reason = match self.ended {
-            Some(Err(fault)) => fault,
-            _ => reason,
-        };
-        Ok(self.broken(reason, self.buffer.len(), false))
-    }
-
-    fn broken(&mut self, reason: Reason, end: usize, is_whole: bool) -> Piece<'_> {
-        let begin = self.start;
-        self.start = end;
-        let kept = end.min(begin + EXCERPT_BYTES);
-        let offset = self.buffer_offset + begin as u64;
-        Piece::Broken { reason, bytes: &self.buffer[begin..kept], offset, is_whole }
+        let bytes = &self.buffer[self.start..];
+        let offset = self.buffer_offset + self.start as u64;
+        let kept = &bytes[..bytes.len().min(EXCERPT_BYTES)];
+        Ok(Piece::Broken { reason: Reason::NotJson, bytes: kept, offset, is_whole: false })
     }
 
     fn skip_byte_order_mark(&mut self) -> Result<(), io::Error> {
@@ -333,6 +309,7 @@ impl<R: Read> Records<R> {
                     _ => return Ok(Some(byte)),
                 }
                 self.start += 1;
+                self.count_work(1);
             }
             if !self.fill()? {
                 return Ok(None);
@@ -351,6 +328,7 @@ impl<R: Read> Records<R> {
                     first => return Ok(Separated::Element(first)),
                 }
                 self.start += 1;
+                self.count_work(1);
             }
             if !self.fill()? {
                 return Ok(Separated::End);
@@ -358,7 +336,10 @@ impl<R: Read> Records<R> {
         }
     }
 
-    /// Reads more behind what is there, dropping what is consumed; `false` at the end.
+    /// Reads [`READ_BYTES`] more behind what is there, fewer only at the end, dropping what is consumed; `false` if
+    /// there are none.
+    ///
+    /// However the bytes trickle in, what the buffer holds depends on the object alone.
     fn fill(&mut self) -> Result<bool, io::Error> {
         if self.ended.is_some() {
             return Ok(false);
@@ -367,26 +348,32 @@ impl<R: Read> Records<R> {
             self.buffer.drain(..self.start);
             self.buffer_offset += self.start as u64;
             self.start = 0;
+            self.count_work(self.buffer.len());
         }
-        let filled = self.buffer.len();
-        self.buffer.resize(filled + READ_BYTES, 0);
-        let read = self.input.read(&mut self.buffer[filled..]);
-        self.buffer.truncate(filled + *read.as_ref().unwrap_or(&0));
-        match read {
-            Ok(0) => self.ended = Some(Ok(())),
-            Ok(_) => return Ok(true),
-            Err(InflateError::Fault(reason)) => self.ended = Some(Err(reason)),
-            Err(InflateError::Io(error)) => return Err(error),
+        let full = self.buffer.len() + self.read_bytes;
+        let before = self.buffer.len();
+        let mut filled = before;
+        self.buffer.resize(full, 0);
+        self.count_work(self.read_bytes);
+        while filled < full && self.ended.is_none() {
+            match self.input.read(&mut self.buffer[filled..]) {
+                Ok(0) => self.ended = Some(Ok(())),
+                Ok(count) => filled += count,
+                Err(InflateError::Fault(reason)) => self.ended = Some(Err(reason)),
+                Err(InflateError::Io(error)) => return Err(error),
+            }
         }
-        Ok(false)
+        self.buffer.truncate(filled);
+        Ok(before < filled)
     }
-}
 
-enum Opened {
-    /// The elements of `Records` come next.
-    Entered,
-    /// One value; `true` when its `Records` is no array.
-    Value(Cut, bool),
+    #[cfg(test)]
+    fn count_work(&mut self, bytes: usize) {
+        self.work_bytes += bytes as u64;
+    }
+
+    #[cfg(not(test))]
+    fn count_work(&mut self, _: usize) {}
 }
 
 enum Separated {
@@ -399,16 +386,11 @@ enum Separated {
 
 /// Where a value ends in the buffer, and how.
 enum Cut {
-    Complete {
+    Closed {
         end: usize,
+        deepest: u32,
     },
     Line {
-        end: usize,
-    },
-    TooLarge {
-        end: usize,
-    },
-    TooDeep {
         end: usize,
     },
     /// The object ended inside the value.
@@ -416,9 +398,12 @@ enum Cut {
 }
 
 impl Cut {
-    /// A value whose brackets are closed: complete, unless it nests too deep.
-    fn closed(end: usize, deepest: u32) -> Self {
-        if NESTING_MAX < deepest { Self::TooDeep { end } } else { Self::Complete { end } }
+    fn new(stopped: Option<(usize, Stop)>, deepest: u32) -> Self {
+        match stopped {
+            Some((end, Stop::Closed)) => Self::Closed { end, deepest },
+            Some((end, Stop::Newline)) => Self::Line { end },
+            None => Self::End,
+        }
     }
 }
 
@@ -431,6 +416,7 @@ enum Newline {
     Breaks,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
     Closed,
     Newline,
@@ -443,12 +429,11 @@ struct Scan {
     deepest: u32,
     in_string: bool,
     is_escaped: bool,
-    ends_at_newline_only: bool,
 }
 
 impl Scan {
     fn new(newline: Newline) -> Self {
-        Self { newline, depth: 0, deepest: 0, in_string: false, is_escaped: false, ends_at_newline_only: false }
+        Self { newline, depth: 0, deepest: 0, in_string: false, is_escaped: false }
     }
 
     /// Begins inside an object instead of before it.
@@ -456,35 +441,15 @@ impl Scan {
         Self { depth: 1, deepest: 1, ..Self::new(newline) }
     }
 
-    fn line() -> Self {
-        Self { ends_at_newline_only: true, ..Self::new(Newline::Breaks) }
-    }
-
-    /// Scans on; the position behind the closing bracket, or of the newline.
-    fn advance(&mut self, bytes: &[u8]) -> Option<(usize, Stop)> {
-        if self.ends_at_newline_only {
-            return memchr(b'\n', bytes).map(|at| (at, Stop::Newline));
-        }
+    /// Scans on; the position behind the bracket that closes down to `depth`, or of the newline.
+    fn advance(&mut self, bytes: &[u8], depth: u32) -> Option<(usize, Stop)> {
         let mut at = 0;
         while at < bytes.len() {
-            if self.is_escaped {
-                self.is_escaped = false;
-                at += 1;
-                continue;
-            }
             if self.in_string {
-                let rest = &bytes[at..];
-                let found = match self.newline {
-                    Newline::Passes => memchr2(b'"', b'\\', rest),
-                    Newline::BreaksInString | Newline::Breaks => memchr3(b'"', b'\\', b'\n', rest),
-                }?;
-                at += found;
-                match bytes[at] {
-                    b'"' => self.in_string = false,
-                    b'\\' => self.is_escaped = true,
-                    _ => return Some((at, Stop::Newline)),
+                match self.advance_in_string(bytes, at)? {
+                    (behind, Stop::Closed) => at = behind,
+                    broken => return Some(broken),
                 }
-                at += 1;
                 continue;
             }
             match bytes[at] {
@@ -495,7 +460,7 @@ impl Scan {
                 }
                 b'}' | b']' => {
                     self.depth = self.depth.saturating_sub(1);
-                    if self.depth == 0 {
+                    if self.depth == depth {
                         return Some((at + 1, Stop::Closed));
                     }
                 }
@@ -506,136 +471,207 @@ impl Scan {
         }
         None
     }
+
+    /// Scans on; the position of the comma or bracket that ends an element without brackets, or of the newline.
+    fn advance_scalar(&mut self, bytes: &[u8]) -> Option<(usize, Stop)> {
+        let mut at = 0;
+        while at < bytes.len() {
+            if self.in_string {
+                match self.advance_in_string(bytes, at)? {
+                    (behind, Stop::Closed) => at = behind,
+                    broken => return Some(broken),
+                }
+                continue;
+            }
+            match bytes[at] {
+                b'"' => self.in_string = true,
+                b',' | b']' => return Some((at, Stop::Closed)),
+                b'\n' if self.newline == Newline::Breaks => return Some((at, Stop::Newline)),
+                _ => {}
+            }
+            at += 1;
+        }
+        None
+    }
+
+    /// Scans on inside a string from `at` on; the position behind its closing quote, or of the newline.
+    fn advance_in_string(&mut self, bytes: &[u8], mut at: usize) -> Option<(usize, Stop)> {
+        loop {
+            if self.is_escaped {
+                // An escaped newline is no JSON either: a line that was cut behind a backslash.
+                if *bytes.get(at)? == b'\n' && self.newline != Newline::Passes {
+                    return Some((at, Stop::Newline));
+                }
+                self.is_escaped = false;
+                at += 1;
+            }
+            let rest = &bytes[at..];
+            at += match self.newline {
+                Newline::Passes => memchr2(b'"', b'\\', rest),
+                Newline::BreaksInString | Newline::Breaks => memchr3(b'"', b'\\', b'\n', rest),
+            }?;
+            match bytes[at] {
+                b'"' => {
+                    self.in_string = false;
+                    return Some((at + 1, Stop::Closed));
+                }
+                b'\\' => self.is_escaped = true,
+                _ => return Some((at, Stop::Newline)),
+            }
+            at += 1;
+        }
+    }
 }
 
-enum Walk {
-    /// `Records` is an array; its elements begin here.
-    Records {
-        elements: usize,
-    },
-    RecordsNotAnArray,
-    /// The object has no `Records` and ends here.
-    Object {
-        end: usize,
-        deepest: u32,
-    },
-    NeedsMore,
-    /// Not an object as JSON has it; only its brackets can tell where it ends.
+/// What stops following an object's members, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Met {
+    /// `Records` is an array; behind its opening bracket.
+    Records,
+    /// `Records` is something else; at its first byte.
+    NotAnArray,
+    /// The object ends; behind its closing brace.
+    Close,
+    /// A newline that ends a broken line; at it.
+    Newline,
+    /// Not an object as JSON has it; at the first byte that is not.
     Unusual,
 }
 
-/// Walks the keys of the object that `bytes` begins with, looking for `Records`.
-fn walk_object(bytes: &[u8], newline: Newline) -> Walk {
-    let mut at = 1;
-    let mut deepest = 1;
-    loop {
-        match next_token(bytes, &mut at, newline) {
-            Token::Byte(b'}') => return Walk::Object { end: at + 1, deepest },
-            Token::Byte(b'"') => {}
-            other => return other.unexpected(),
-        }
-        let key_begin = at + 1;
-        at += 1;
-        match skip_string(bytes, &mut at, newline) {
-            Token::Byte(_) => {}
-            other => return other.unexpected(),
-        }
-        let is_records = is_records_key(&bytes[key_begin..at - 1]);
-        match next_token(bytes, &mut at, newline) {
-            Token::Byte(b':') => at += 1,
-            other => return other.unexpected(),
-        }
-        let first = match next_token(bytes, &mut at, newline) {
-            Token::Byte(first) => first,
-            other => return other.unexpected(),
-        };
-        match (is_records, first) {
-            (true, b'[') => return Walk::Records { elements: at + 1 },
-            (true, _) => return Walk::RecordsNotAnArray,
-            (false, b'"') => {
-                at += 1;
-                match skip_string(bytes, &mut at, newline) {
-                    Token::Byte(_) => {}
-                    other => return other.unexpected(),
+/// Follows the members of an object, looking for `Records`; resumes where the bytes ended.
+struct Members {
+    expected: Expected,
+    /// Follows strings and nested values; everywhere else it stands one level deep, outside of strings.
+    scan: Scan,
+    /// The beginning of a key that the bytes ended in.
+    key: Vec<u8>,
+    is_records: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expected {
+    Key,
+    KeyEnd,
+    Colon,
+    Value,
+    StringEnd,
+    NestedEnd,
+    ScalarEnd,
+    Comma,
+}
+
+impl Members {
+    /// Longest key that can be `Records`: every letter escaped.
+    const KEY_BYTES_MAX: usize = "Records".len() * "\\u0052".len();
+
+    /// Begins behind the object's opening brace.
+    fn new(newline: Newline) -> Self {
+        Self { expected: Expected::Key, scan: Scan::inside(newline), key: Vec::new(), is_records: false }
+    }
+
+    /// Begins behind the value of a member.
+    fn behind_value(newline: Newline) -> Self {
+        Self { expected: Expected::Comma, ..Self::new(newline) }
+    }
+
+    /// Follows on until something is met.
+    fn advance(&mut self, bytes: &[u8]) -> Option<(usize, Met)> {
+        let mut at = 0;
+        while at < bytes.len() {
+            match self.expected {
+                Expected::KeyEnd | Expected::StringEnd => {
+                    let begin = at;
+                    let is_key = self.expected == Expected::KeyEnd;
+                    match self.scan.advance_in_string(bytes, at) {
+                        Some((behind, Stop::Closed)) => at = behind,
+                        Some((at, Stop::Newline)) => return Some((at, Met::Newline)),
+                        None => {
+                            if is_key {
+                                self.keep_key(&bytes[begin..]);
+                            }
+                            return None;
+                        }
+                    }
+                    if is_key {
+                        self.is_records = self.ends_records_key(&bytes[begin..at - 1]);
+                    }
+                    self.expected = if is_key { Expected::Colon } else { Expected::Comma };
                 }
-            }
-            (false, b'{' | b'[') => {
-                let mut scan = Scan::new(newline);
-                match scan.advance(&bytes[at..]) {
-                    Some((length, Stop::Closed)) => at += length,
-                    Some((_, Stop::Newline)) => return Walk::Unusual,
-                    None => return Walk::NeedsMore,
+                Expected::NestedEnd => match self.scan.advance(&bytes[at..], 1)? {
+                    (length, Stop::Closed) => {
+                        at += length;
+                        self.expected = Expected::Comma;
+                    }
+                    (length, Stop::Newline) => return Some((at + length, Met::Newline)),
+                },
+                Expected::ScalarEnd => {
+                    let ends = |byte: &u8| matches!(byte, b',' | b'}' | b']' | b'\n' | b'"' | b'{' | b'[');
+                    at += bytes[at..].iter().position(ends)?;
+                    self.expected = Expected::Comma;
                 }
-                deepest = deepest.max(1 + scan.deepest);
-            }
-            (false, b',' | b'}' | b']' | b':') => return Walk::Unusual,
-            (false, _) => {
-                while bytes.get(at).is_some_and(|byte| !matches!(byte, b',' | b'}' | b'\n' | b'"' | b'{' | b'[')) {
+                Expected::Key | Expected::Colon | Expected::Value | Expected::Comma => {
+                    match bytes[at] {
+                        b'\n' if self.scan.newline == Newline::Breaks => return Some((at, Met::Newline)),
+                        b' ' | b'\t' | b'\r' | b'\n' => {}
+                        byte => match self.token(byte) {
+                            Ok(expected) => {
+                                self.expected = expected;
+                                if matches!(expected, Expected::NestedEnd | Expected::ScalarEnd) {
+                                    continue;
+                                }
+                            }
+                            Err(met @ (Met::Close | Met::Records)) => return Some((at + 1, met)),
+                            Err(met) => return Some((at, met)),
+                        },
+                    }
                     at += 1;
                 }
             }
         }
-        match next_token(bytes, &mut at, newline) {
-            Token::Byte(b',') => at += 1,
-            Token::Byte(b'}') => return Walk::Object { end: at + 1, deepest },
-            other => return other.unexpected(),
-        }
+        None
     }
-}
 
-/// A key may be written with escapes; one that is not is compared as it stands.
-fn is_records_key(key: &[u8]) -> bool {
-    const LONGEST: usize = "Records".len() * "\\u0052".len();
-    key == b"Records"
-        || memchr(b'\\', key).is_some()
-            && key.len() <= LONGEST
-            && serde_json::from_slice::<String>(&[b"\"", key, b"\""].concat()).is_ok_and(|key| key == "Records")
-}
-
-enum Token {
-    Byte(u8),
-    Newline,
-    NeedsMore,
-}
-
-impl Token {
-    fn unexpected(self) -> Walk {
-        match self {
-            Self::NeedsMore => Walk::NeedsMore,
-            Self::Byte(_) | Self::Newline => Walk::Unusual,
-        }
-    }
-}
-
-fn next_token(bytes: &[u8], at: &mut usize, newline: Newline) -> Token {
-    while let Some(&byte) = bytes.get(*at) {
-        match byte {
-            b'\n' if newline == Newline::Breaks => return Token::Newline,
-            b' ' | b'\t' | b'\r' | b'\n' => *at += 1,
-            other => return Token::Byte(other),
-        }
-    }
-    Token::NeedsMore
-}
-
-/// Moves behind the closing quote of a string whose opening quote is passed.
-fn skip_string(bytes: &[u8], at: &mut usize, newline: Newline) -> Token {
-    loop {
-        let Some(found) = memchr3(b'"', b'\\', b'\n', &bytes[*at..]) else { return Token::NeedsMore };
-        *at += found;
-        match bytes[*at] {
-            b'"' => {
-                *at += 1;
-                return Token::Byte(b'"');
+    /// What is expected behind a token where another begins, or what it means that it stands there.
+    fn token(&mut self, byte: u8) -> Result<Expected, Met> {
+        match (self.expected, byte) {
+            (Expected::Key, b'"') => {
+                self.scan.in_string = true;
+                self.key.clear();
+                Ok(Expected::KeyEnd)
             }
-            b'\\' if *at + 2 <= bytes.len() => *at += 2,
-            b'\\' => return Token::NeedsMore,
-            _ if newline == Newline::Passes => *at += 1,
-            _ => return Token::Newline,
+            (Expected::Key | Expected::Comma, b'}') => Err(Met::Close),
+            (Expected::Colon, b':') => Ok(Expected::Value),
+            (Expected::Value, b'[') if self.is_records => Err(Met::Records),
+            (Expected::Value, _) if self.is_records => Err(Met::NotAnArray),
+            (Expected::Value, b'"') => {
+                self.scan.in_string = true;
+                Ok(Expected::StringEnd)
+            }
+            (Expected::Value, b'{' | b'[') => Ok(Expected::NestedEnd),
+            (Expected::Value, b',' | b'}' | b']' | b':') => Err(Met::Unusual),
+            (Expected::Value, _) => Ok(Expected::ScalarEnd),
+            (Expected::Comma, b',') => Ok(Expected::Key),
+            _ => Err(Met::Unusual),
         }
-        if bytes.len() < *at {
-            return Token::NeedsMore;
-        }
+    }
+
+    fn keep_key(&mut self, part: &[u8]) {
+        let room = (Self::KEY_BYTES_MAX + 1).saturating_sub(self.key.len());
+        self.key.extend_from_slice(&part[..part.len().min(room)]);
+    }
+
+    /// A key may be written with escapes; one that is not is compared as it stands.
+    fn ends_records_key(&mut self, part: &[u8]) -> bool {
+        let key = if self.key.is_empty() {
+            part
+        } else {
+            self.keep_key(part);
+            &self.key
+        };
+        key == b"Records"
+            || memchr(b'\\', key).is_some()
+                && key.len() <= Self::KEY_BYTES_MAX
+                && serde_json::from_slice::<String>(&[b"\"", key, b"\""].concat()).is_ok_and(|key| key == "Records")
     }
 }
 
@@ -643,30 +679,34 @@ fn skip_string(bytes: &[u8], at: &mut usize, newline: Newline) -> Token {
 mod tests {
     use super::*;
 
-    /// Every piece as text, read in steps of `step` bytes: records as they are, broken stretches as `reason: beginning`.
-    fn pieces(content: &[u8], step: usize) -> Vec<String> {
-        struct Steps<'a>(&'a [u8], usize);
-        impl Read for Steps<'_> {
-            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-                let count = self.1.min(self.0.len()).min(buffer.len());
-                buffer[..count].copy_from_slice(&self.0[..count]);
-                self.0 = &self.0[count..];
-                Ok(count)
-            }
+    /// A store that hands out `step` bytes at a time.
+    struct Steps<'a>(&'a [u8], usize);
+
+    impl Read for Steps<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let step = self.1.min(buffer.len());
+            self.0.read(&mut buffer[..step])
         }
+    }
+
+    /// Every piece as text, each fill reading `step` bytes: records as they are, broken stretches as
+    /// `reason: beginning`.
+    fn pieces(content: &[u8], step: usize) -> Vec<String> {
         let mut records = Records::new(Inflate::open(Steps(content, step)).unwrap());
+        records.read_bytes = step;
         let mut found = Vec::new();
         while let Some(piece) = records.next().unwrap() {
+            let (Piece::Record { bytes, offset } | Piece::Broken { bytes, offset, .. }) = piece;
+            let begin = usize::try_from(offset).unwrap();
+            assert_eq!(&content[begin..begin + bytes.len()], bytes, "the offset names the piece");
             found.push(match piece {
-                Piece::Record { bytes, offset } => {
-                    let begin = usize::try_from(offset).unwrap();
-                    assert_eq!(&content[begin..begin + bytes.len()], bytes, "the offset names the record");
-                    String::from_utf8_lossy(bytes).into_owned()
-                }
-                Piece::Broken { reason, bytes, .. } => {
+                Piece::Record { .. } => String::from_utf8_lossy(bytes).into_owned(),
+                Piece::Broken { reason, .. } => {
                     format!("{reason}: {}", String::from_utf8_lossy(&bytes[..bytes.len().min(40)]))
                 }
             });
+            let kept = records.buffer.capacity();
+            assert!(kept <= 3 * (RECORD_BYTES_MAX + READ_BYTES.max(step)), "{kept} bytes kept");
         }
         found
     }
@@ -700,11 +740,9 @@ mod tests {
 
     #[test]
     fn a_broken_line_leaves_the_lines_around_it_alone() {
-        for (line, found) in [
-            ("{\"b\":", "broken_json: {\"b\":"),
-            ("{\"b\":\"x", "broken_json: {\"b\":\"x"),
-            ("garbage }", "broken_json: garbage }"),
-        ] {
+        for (line, found) in
+            [("{\"b\":", "broken_json: {\"b\":"), ("{\"b\":\"x", "broken_json: {\"b\":\"x"), ("garbage }", "garbage }")]
+        {
             check(&format!("{{\"a\":1}}\n{line}\n{{\"c\":3}}"), &[r#"{"a":1}"#, found, r#"{"c":3}"#]);
         }
         check("{\"a\n{\"c\":3}", &["broken_json: {\"a", r#"{"c":3}"#]);
@@ -716,6 +754,7 @@ mod tests {
 
     #[test]
     fn an_element_is_delimited_even_when_it_does_not_parse() {
+        check("{\"a\":1}\n7\ngarbage\n\"b\"", &[r#"{"a":1}"#, "7", "garbage", "\"b\""]);
         check(
             r#"{"Records":[{"a":1},{"b":,},nonsense,{"c":3}]}"#,
             &[r#"{"a":1}"#, r#"{"b":,}"#, "nonsense", r#"{"c":3}"#],
@@ -729,6 +768,37 @@ mod tests {
         check(r#"{"Records":[{"a":1}]"#, &[r#"{"a":1}"#, "broken_json: "]);
         check(r#"[{"a":1}"#, &[r#"{"a":1}"#, "broken_json: "]);
         check(r#"{"a":"#, &[r#"broken_json: {"a":"#]);
+    }
+
+    #[test]
+    fn every_records_of_a_wrapper_counts() {
+        let one_two_three = [r#"{"a":1}"#, r#"{"a":2}"#, r#"{"a":3}"#];
+        check(r#"{"Records":[{"a":1},{"a":2}],"Records":[{"a":3}]}"#, &one_two_three);
+        check(r#"{"Records":[{"a":1}],"Records":[],"x":[{}],"\u0052ecords":[{"a":2},{"a":3}],"y":{}}"#, &one_two_three);
+        let one_line = r#"{"Records":[{"a":1}],"x":1,"Records":[{"a":2}]}"#;
+        check(
+            &format!("{one_line}\n{{\"b\":\n{{\"a\":3}}"),
+            &[one_two_three[0], one_two_three[1], "broken_json: {\"b\":", one_two_three[2]],
+        );
+        check(
+            r#"{"Records":[{"a":1}],"Records":null,"Records":[{"a":2}]}[{"a":3}]"#,
+            &[r#"{"a":1}"#, r#"records_not_an_array: ,"Records":null,"Records":[{"a":2}]}"#, r#"{"a":3}"#],
+        );
+        check(
+            r#"{"Records":[{"a":1}] "Records":[{"a":2}]}[{"a":3}]"#,
+            &[r#"{"a":1}"#, r#"broken_json:  "Records":[{"a":2}]}"#, r#"{"a":3}"#],
+        );
+    }
+
+    #[test]
+    fn what_stands_behind_records_is_passed_over_however_large_or_deep_and_hides_none() {
+        let large = "x".repeat(RECORD_BYTES_MAX * 2);
+        let deep = format!("{}{}", "[".repeat(1_000), "]".repeat(1_000));
+        let content =
+            format!(r#"{{"Records":[{{"a":1}}],"x":"{large}","{large}":[{deep}],"Records":[{{"a":2}}]}}[{{"a":3}}]"#);
+        assert_eq!(pieces(content.as_bytes(), READ_BYTES), [r#"{"a":1}"#, r#"{"a":2}"#, r#"{"a":3}"#]);
+        let content = format!(r#"{{"x":"{large}","y":{deep},"Records":[{{"a":1}}],"Records":[{{"a":2}}],"z":{deep}}}"#);
+        assert_eq!(pieces(content.as_bytes(), READ_BYTES), [r#"{"a":1}"#, r#"{"a":2}"#]);
     }
 
     #[test]
@@ -753,7 +823,6 @@ mod tests {
 
     #[test]
     fn no_container_lets_a_record_nest_deeper_than_the_limit() {
-        let at_once = |content: &str, expected: &[&str]| assert_eq!(pieces(content.as_bytes(), 1 << 20), expected);
         let record = |depth: u32| {
             let inner = depth as usize - 1;
             format!("{{\"a\":{}1{}}}", "[".repeat(inner), "]".repeat(inner))
@@ -763,12 +832,12 @@ mod tests {
             let found = if is_refused { format!("nested_too_deep: {}", &record[..40]) } else { record.clone() };
             let pretty = format!("{{\n  \"b\": 1,\n  {}\n}}", &record[1..record.len() - 1]);
             let pretty_found = if is_refused { format!("nested_too_deep: {}", &pretty[..40]) } else { pretty.clone() };
-            at_once(&format!("{record}\n{{\"c\":3}}\n"), &[&found, r#"{"c":3}"#]);
-            at_once(&format!("{{\"c\":3}}\n{record}"), &[r#"{"c":3}"#, &found]);
-            at_once(&format!("{{\"Records\":[{record},{{\"c\":3}}]}}"), &[&found, r#"{"c":3}"#]);
-            at_once(&format!("[{record},{{\"c\":3}}]"), &[&found, r#"{"c":3}"#]);
-            at_once(&format!("[\n{record}\n]\n[{{\"c\":3}}]"), &[&found, r#"{"c":3}"#]);
-            at_once(&format!("{pretty}\n{pretty}\n{{\"c\":3}}"), &[&pretty_found, &pretty_found, r#"{"c":3}"#]);
+            check(&format!("{record}\n{{\"c\":3}}\n"), &[&found, r#"{"c":3}"#]);
+            check(&format!("{{\"c\":3}}\n{record}"), &[r#"{"c":3}"#, &found]);
+            check(&format!("{{\"Records\":[{record},{{\"c\":3}}]}}"), &[&found, r#"{"c":3}"#]);
+            check(&format!("[{record},{{\"c\":3}}]"), &[&found, r#"{"c":3}"#]);
+            check(&format!("[\n{record}\n]\n[{{\"c\":3}}]"), &[&found, r#"{"c":3}"#]);
+            check(&format!("{pretty}\n{pretty}\n{{\"c\":3}}"), &[&pretty_found, &pretty_found, r#"{"c":3}"#]);
             let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
             io::Write::write_all(&mut gzip, record.as_bytes()).unwrap();
             let gzip = gzip.finish().unwrap();
@@ -781,6 +850,84 @@ mod tests {
         }
     }
 
+    /// Repeated, each of them makes a careless reader look far ahead, and again from a little further on.
+    const FRAGMENTS: &[&str] = &[
+        "{\"a\":\n1],\"b\":\n",
+        "{\"a\":1],\"b\":",
+        "[{",
+        "{\"Records\":[",
+        "{\"Records\":[]",
+        "{\"Records\":[1],",
+        "],\"Records\":[",
+        "\\",
+        "\"",
+        "\"\\",
+        "]",
+        "}",
+        "[",
+        "{",
+        ",",
+        " ",
+        "\n",
+        "{\"a\"\n",
+        "{\"a\":\"\n",
+        "{\"a\":1}",
+        "{\"a\":1",
+        "{\"a\":{\"b\":[1,2]},\"c\":",
+        "\"a\":1,",
+        "x",
+        "1,",
+        "1\n",
+    ];
+
+    /// What reading costs, in bytes followed, moved or cleared.
+    fn work_bytes(stored: &[u8]) -> u64 {
+        let mut records = Records::new(Inflate::open(Steps(stored, 1_000)).unwrap());
+        while records.next().unwrap().is_some() {}
+        records.work_bytes
+    }
+
+    #[test]
+    fn every_byte_is_followed_a_constant_number_of_times_whatever_it_says() {
+        let line = "{\"a\":1}\n";
+        for begin in ["", line, "[", "{\"Records\":[", "{\"Records\":[]", "{\"a\":\"", "{"] {
+            for fragment in FRAGMENTS {
+                for separator in ["", "\n"] {
+                    let unit = format!("{fragment}{separator}");
+                    let content = format!("{begin}{}", unit.repeat((1 << 20) / unit.len()));
+                    let work = work_bytes(content.as_bytes());
+                    let limit = 3 * content.len() + 2 * READ_BYTES;
+                    assert!(work <= limit as u64, "{work} for {} bytes of {begin} and {unit}", content.len());
+                }
+            }
+        }
+        let large = format!("{line}{{\"a\":\"{}\"", "x".repeat(RECORD_BYTES_MAX - 100)).repeat(3);
+        assert!(work_bytes(large.as_bytes()) <= 3 * large.len() as u64 + 2 * READ_BYTES as u64);
+    }
+
+    #[test]
+    fn gzip_members_of_one_byte_cost_no_more_than_their_content() {
+        let member = |byte: u8| {
+            let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            io::Write::write_all(&mut gzip, &[byte]).unwrap();
+            gzip.finish().unwrap()
+        };
+        let content = "{\"a\":1}\n".repeat(2_000);
+        let stored: Vec<u8> = content.bytes().flat_map(member).collect();
+        assert!(work_bytes(&stored) <= 3 * content.len() as u64 + 2 * READ_BYTES as u64);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn boundaries_of_reads_change_no_piece(
+            content in proptest::collection::vec(proptest::sample::select(FRAGMENTS), 0..20),
+            step in 1_usize..20,
+        ) {
+            let content = content.concat();
+            proptest::prop_assert_eq!(pieces(content.as_bytes(), step), pieces(content.as_bytes(), 1 << 20));
+        }
+    }
+
     #[test]
     fn a_line_without_end_is_refused_in_bounded_memory() {
         let mut records = Records::new(Inflate::open(io::repeat(b'x').take(300 << 20)).unwrap());
@@ -789,5 +936,42 @@ mod tests {
         let mut records = Records::new(Inflate::open(line).unwrap());
         assert!(matches!(records.next(), Ok(Some(Piece::Broken { reason: Reason::BrokenJson, is_whole: false, .. }))));
         assert!(records.buffer.capacity() < 4 * RECORD_BYTES_MAX);
+    }
+
+    #[test]
+    fn the_limit_of_a_record_is_exact_wherever_it_stands() {
+        for (length, is_refused) in [(RECORD_BYTES_MAX, false), (RECORD_BYTES_MAX + 1, true)] {
+            let record = format!("{{\"a\":\"{}\"}}", "x".repeat(length - 8));
+            let found = if is_refused { format!("record_too_large: {}", &record[..40]) } else { record.clone() };
+            for begin in [0, 1, READ_BYTES - 20, READ_BYTES, READ_BYTES + 20] {
+                let blanks = " ".repeat(begin);
+                for content in [format!("{blanks}{record}"), format!("{blanks}[{record}]")] {
+                    assert!(pieces(content.as_bytes(), READ_BYTES) == [&*found], "{length} bytes at {begin}");
+                }
+            }
+            let scalar = "1".repeat(length);
+            let found = if is_refused { format!("record_too_large: {}", &scalar[..40]) } else { scalar.clone() };
+            assert!(pieces(format!("[{scalar},{{}}]").as_bytes(), READ_BYTES) == [&*found, "{}"]);
+        }
+    }
+
+    #[test]
+    fn a_line_cut_behind_a_backslash_leaves_the_next_alone() {
+        for broken in ["{\"a\":\"x\\", "{\"a\\", "[\"x\\"] {
+            let found = format!("broken_json: {}", broken.trim_start_matches('['));
+            check(&format!("{{\"a\":1}}\n{broken}\n{{\"c\":3}}"), &[r#"{"a":1}"#, &found, r#"{"c":3}"#]);
+        }
+        check("{\"a\":\"x\\\n{\"c\":3}", &["broken_json: {\"a\":\"x\\", r#"{"c":3}"#]);
+    }
+
+    #[test]
+    fn a_first_line_broken_in_a_string_shows_that_these_are_lines() {
+        check("{\"a\":\"x\n{\"b\":\n{\"c\":3}", &["broken_json: {\"a\":\"x", "broken_json: {\"b\":", r#"{"c":3}"#]);
+    }
+
+    #[test]
+    fn a_newline_before_records_shows_that_these_are_no_lines() {
+        let wrapper = |n: u8| format!("{{\n\"Records\":[{{\"a\":{n}}}]}}\n");
+        check(&format!("{}{}", wrapper(1), wrapper(2)), &[r#"{"a":1}"#, r#"{"a":2}"#]);
     }
 }
