@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use chrono::{DateTime, NaiveDateTime, SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use thiserror::Error;
 
 const MICROS_PER_HOUR: i64 = 3_600_000_000;
@@ -40,12 +40,7 @@ impl Timestamp {
 
     /// Reads a time whose source declares it to be UTC: RFC 3339, or the same without an offset.
     pub fn parse_declared_utc(text: &str) -> Result<Self, NotAnInstant> {
-        Self::parse_rfc3339(text).or_else(|_| {
-            let separator = text.as_bytes().get(10).ok_or(NotAnInstant)?;
-            let format = if *separator == b'T' { "%Y-%m-%dT%H:%M:%S%.f" } else { "%Y-%m-%d %H:%M:%S%.f" };
-            let instant = NaiveDateTime::parse_from_str(text, format).map_err(|_| NotAnInstant)?;
-            Self::from_micros(instant.and_utc().timestamp_micros()).ok_or(NotAnInstant)
-        })
+        Self::parse_rfc3339(text).or_else(|_| Self::parse_rfc3339(&format!("{text}Z")))
     }
 
     /// The hour this instant lies in.
@@ -155,6 +150,15 @@ mod tests {
             "12026-10-01T12:00:00Z",
             "1790856000",
             "2026-02-30T00:00:00Z",
+            "2026-10-01T12:00:0",
+            "2026-10-1T12:00:00",
+            "+2026-10-01T12:00:00",
+            " 2026-10-01T12:00:00",
+            "2026-10-01T12:00:00 ",
+            "2026-10-01  12:00:00",
+            "2026-10-01T12:00:00.",
+            "2026-10-01T12:00:00+",
+            "2026-10-01T12:00:00+0200",
         ] {
             assert_eq!(Timestamp::parse_declared_utc(bad), Err(NotAnInstant), "{bad}");
         }
