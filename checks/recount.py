@@ -53,7 +53,19 @@ def refuse(word):
     raise ValueError(f"{word} is not JSON")
 
 
+class Members(dict):
+    """An object that also has the members whose key comes again."""
+
+    def __init__(self, pairs):
+        super().__init__(pairs)
+        self.pairs = pairs
+
+
 DECODER = json.JSONDecoder(parse_int=Number, parse_float=Number, parse_constant=refuse)
+# Slower, and only needed where a wrapper may have `Records` twice.
+ALL_MEMBERS = json.JSONDecoder(
+    parse_int=Number, parse_float=Number, parse_constant=refuse, object_pairs_hook=Members
+)
 
 
 def parse(text):
@@ -67,7 +79,8 @@ def parse(text):
 
 def not_parsed(text, at, end):
     """What becomes of a stretch that does not parse: one that nests too deep is not looked into any further."""
-    return DeadLetter("nested_too_deep" if NESTING_MAX < bracket_depth(text, at, end) else "broken_json")
+    is_too_deep = text[at] in "{[" and NESTING_MAX < bracket_depth(text, at, end)
+    return DeadLetter("nested_too_deep" if is_too_deep else "broken_json")
 
 
 # Stored bytes to text. -----------------------------------------------------------------------------------------------
@@ -160,7 +173,7 @@ def newline_in_string(text, at, end):
         if in_string:
             if text[at] == "\n":
                 return at
-            if text[at] == "\\":
+            if text[at] == "\\" and text[at + 1 : at + 2] != "\n":
                 at += 1
             elif text[at] == '"':
                 in_string = False
@@ -176,8 +189,8 @@ def newline_in_string(text, at, end):
     return None
 
 
-def skip_scalar(text, at, end):
-    while at < end and text[at] not in ",]}":
+def skip_scalar(text, at, end, ends):
+    while at < end and text[at] not in ends:
         if text[at] == '"':
             at = skip_string(text, at, end)
             if at is None:
@@ -185,10 +198,6 @@ def skip_scalar(text, at, end):
         else:
             at += 1
     return at if at < end else None
-
-
-def skip_value(text, at, end):
-    return skip_balanced(text, at, end) if text[at] in "{[" else skip_scalar(text, at, end)
 
 
 def elements(text, at, end):
@@ -203,67 +212,110 @@ def elements(text, at, end):
         if text[at] == ",":
             at += 1
             continue
-        behind = skip_value(text, at, end)
-        if behind is None or behind == at:
+        behind = skip_balanced(text, at, end) if text[at] in "{[" else skip_scalar(text, at, end, ",]")
+        if behind is None:
             return found + [DeadLetter("broken_json")], None
         found.append(parse(text[at:behind]))
         at = behind
 
 
-def find_records(text, at, end):
-    """Where the array `Records` of the object at `at` begins; None if the object has none."""
-    at += 1
+def follow_members(text, at, end, expected="key"):
+    """What stops the members of an object, from inside it on, and where: `Records` as an array or not, the closing
+    brace, something that no object has there, or the end."""
     while True:
         at = skip_blanks(text, at, end)
-        if at < end and text[at] == ",":
-            at = skip_blanks(text, at + 1, end)
-        if at == end or text[at] != '"':
-            return None
+        if at == end:
+            return "end", None
+        if expected in ("key", "comma") and text[at] == "}":
+            return "close", at + 1
+        if expected == "comma" and text[at] == ",":
+            expected = "key"
+            at += 1
+            continue
+        if expected != "key" or text[at] != '"':
+            return "unusual", at
         behind = skip_string(text, at, end)
         if behind is None:
-            return None
+            return "end", None
         key = parse(text[at:behind])
         at = skip_blanks(text, behind, end)
-        if at == end or text[at] != ":":
-            return None
+        if at == end:
+            return "end", None
+        if text[at] != ":":
+            return "unusual", at
         at = skip_blanks(text, at + 1, end)
         if at == end:
-            return None
+            return "end", None
         if key == "Records":
-            return at if text[at] == "[" else None
-        at = skip_value(text, at, end)
+            return ("records", at + 1) if text[at] == "[" else ("not_an_array", at)
+        if text[at] in ",}]:":
+            return "unusual", at
+        if text[at] == '"':
+            at = skip_string(text, at, end)
+        elif text[at] in "{[":
+            at = skip_balanced(text, at, end)
+        else:
+            while at < end and text[at] not in ',}]\n"{[':
+                at += 1
         if at is None:
-            return None
+            return "end", None
+        expected = "comma"
+
+
+NAMES = {"unusual": "broken_json", "not_an_array": "records_not_an_array"}
 
 
 def salvage(text, at, end):
     """The records of a value that does not parse as a whole, and where reading goes on (None: there is no more)."""
     if text[at] == "[":
         return elements(text, at + 1, end)
-    records = find_records(text, at, end)
-    if records is None:
-        # No string holds a newline as it is: an object that breaks there was one of JSON lines.
-        newline = newline_in_string(text, at, end)
-        if newline is not None:
-            return [DeadLetter("broken_json")], newline
-        behind = skip_balanced(text, at, end)
-        return [DeadLetter("broken_json") if behind is None else not_parsed(text, at, behind)], behind
-    found, behind = elements(text, records + 1, end)
-    if behind is not None:
-        behind = skip_balanced(text, behind, end, depth=1)
-        if behind is None:
-            found.append(DeadLetter("broken_json"))
-    return found, behind
+    what, place = follow_members(text, at + 1, end)
+    # No string holds a newline as it is: an object that breaks there was one of JSON lines.
+    newline = newline_in_string(text, at, end)
+    if newline is not None and not (what == "records" and place < newline):
+        return [DeadLetter("broken_json")], newline
+    if what == "close":
+        return [not_parsed(text, at, place)], place
+    found = []
+    while what == "records":
+        inside, place = elements(text, place, end)
+        found += inside
+        if place is None:
+            return found, None
+        what, place = follow_members(text, place, end, expected="comma")
+    if what in NAMES:
+        place = skip_balanced(text, place, end, depth=1)
+    if place is None:
+        return found + [DeadLetter("broken_json")], None
+    return found + [DeadLetter(NAMES[what])] if what in NAMES else found, place
 
 
 def records_of(value):
-    """The records a whole JSON value at top level holds."""
+    """The records a whole JSON value at top level holds: every `Records` of a wrapper counts."""
     if isinstance(value, list):
         return value
-    if "Records" in value:
-        records = value["Records"]
-        return records if isinstance(records, list) else [DeadLetter("records_not_an_array")]
-    return [value]
+    if "Records" not in value:
+        return [value]
+    found = []
+    for key, member in value.pairs if isinstance(value, Members) else value.items():
+        if key == "Records" and not isinstance(member, list):
+            return found + [DeadLetter("records_not_an_array")]
+        if key == "Records":
+            found += member
+    return found
+
+
+def decode(text, at, end):
+    """The JSON value at `at` and where it ends, as long as it ends before `end`."""
+    before = 0
+    if end < len(text):
+        text, at, before = text[at:end], 0, at
+    value, behind = DECODER.raw_decode(text, at)
+    if isinstance(value, dict) and "Records" in value:
+        # An escape may spell it, too.
+        if 1 < text.count("Records", at, behind) + text.count("\\u00", at, behind):
+            value, behind = ALL_MEMBERS.raw_decode(text, at)
+    return value, before + behind
 
 
 def records(text):
@@ -275,23 +327,26 @@ def records(text):
     if text[at] not in "{[":
         return [DeadLetter("not_json")], False
     found = []
-    # Once a value began and ended on one line, these are JSON lines: a newline ends a broken one.
+    # Once a value began and ended on one line, these are JSON lines: each line is for itself.
     are_lines = False
     while True:
-        at = skip_blanks(text, at, end)
+        while at < end and text[at] in BLANKS + ",":
+            at += 1
         if at == end:
             return found, False
         newline = text.find("\n", at)
         line_end = end if newline < 0 else newline
         if text[at] not in "{[":
             found.append(parse(text[at:line_end]))
+            if line_end == end:
+                return found, True
             at = line_end
             continue
+        limit = line_end if are_lines else end
         try:
-            value, behind = DECODER.raw_decode(text, at)
+            value, behind = decode(text, at, limit)
             found += records_of(value)
         except (ValueError, RecursionError):
-            limit = line_end if are_lines else end
             salvaged, behind = salvage(text, at, limit)
             found += salvaged
             if behind is None:
@@ -429,7 +484,7 @@ class Recount:
         if stored.startswith(b"\x1f\x8b"):
             stored, fault = gunzip(stored)
         found, ends_open = records(stored.decode("utf-8-sig", errors="replace"))
-        if fault:
+        if fault and not any(isinstance(one, DeadLetter) and one.args[0] == "not_json" for one in found):
             # One dead letter for what is missing, not a second one for the record it was cut in.
             found = (found[:-1] if ends_open else found) + [DeadLetter(fault)]
         object_account = OBJECT_NAME.match(name)
