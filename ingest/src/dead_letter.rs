@@ -1,5 +1,7 @@
 //! Records set aside with a reason: stored whole, listed, and replayed once what was wrong is put right.
 
+use std::collections::HashMap;
+
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::{AttributeValue, ScalarAttributeType};
@@ -13,7 +15,12 @@ use crate::{Reason, Timestamp};
 
 /// Bytes of a record in one item; the item limit is 400 KB.
 const PART_BYTES: usize = 350_000;
-const PUTS_AT_ONCE: usize = 8;
+/// Bytes of a record that stand in its head, to be shown without loading it.
+const EXCERPT_BYTES: usize = 512;
+const CALLS_AT_ONCE: usize = 8;
+/// Attributes of a head: everything of part 0 but the record's bytes.
+const HEAD_ATTRIBUTES: &[&str] =
+    &["id", "object", "offset", "reason", "length", "excerpt", "is_whole", "seen_at", "resolved_at"];
 
 /// A record set aside.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +53,29 @@ impl DeadLetter {
             .finalize();
         hex::encode(&hash[..16])
     }
+}
+
+/// A dead letter without its bytes, which [`DeadLetters::load`] brings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetterHead {
+    /// Its name, as [`DeadLetter::id`].
+    pub id: String,
+    /// The object it came from.
+    pub object: String,
+    /// Where it begins in the inflated object, in bytes.
+    pub offset: u64,
+    /// Why it was set aside.
+    pub reason: Reason,
+    /// The first 512 bytes of what is kept of it.
+    pub excerpt: Vec<u8>,
+    /// How many bytes are kept of it.
+    pub length: u64,
+    /// Whether what is kept is all of it.
+    pub is_whole: bool,
+    /// When it was set aside.
+    pub seen_at: Timestamp,
+    /// When a replay put it right.
+    pub resolved_at: Option<Timestamp>,
 }
 
 /// Why dead letters could not be read.
@@ -84,7 +114,7 @@ impl DeadLetters {
     /// Returns the write units.
     pub async fn put(&self, letters: &[DeadLetter]) -> Result<u64, AwsError> {
         let puts: Vec<_> = letters.iter().map(|letter| self.put_one(letter)).collect();
-        stream::iter(puts).buffer_unordered(PUTS_AT_ONCE).try_fold(0, async |sum, units| Ok(sum + units)).await
+        stream::iter(puts).buffer_unordered(CALLS_AT_ONCE).try_fold(0, async |sum, units| Ok(sum + units)).await
     }
 
     async fn put_one(&self, letter: &DeadLetter) -> Result<u64, AwsError> {
@@ -97,6 +127,8 @@ impl DeadLetters {
             ("object".to_owned(), AttributeValue::S(letter.object.clone())),
             ("offset".to_owned(), AttributeValue::N(letter.offset.to_string())),
             ("reason".to_owned(), AttributeValue::S(letter.reason.as_str().to_owned())),
+            ("length".to_owned(), AttributeValue::N(letter.bytes.len().to_string())),
+            ("excerpt".to_owned(), AttributeValue::B(Blob::new(&first[..first.len().min(EXCERPT_BYTES)]))),
             ("is_whole".to_owned(), AttributeValue::Bool(letter.is_whole)),
             ("parts".to_owned(), AttributeValue::N((rest.len() + 1).to_string())),
             ("seen_at".to_owned(), AttributeValue::S(letter.seen_at.to_string())),
@@ -114,10 +146,16 @@ impl DeadLetters {
         }
     }
 
-    /// Every dead letter, resolved ones included, oldest first.
-    pub async fn list(&self) -> Result<Vec<DeadLetter>, DeadLetterError> {
+    /// The head of every dead letter, resolved ones included, oldest first.
+    ///
+    /// Holds no more than a kilobyte of each, however large the records are.
+    pub async fn heads(&self) -> Result<Vec<DeadLetterHead>, DeadLetterError> {
         let mut heads = Vec::new();
         let mut start = None;
+        // Placeholders throughout: some of the names are reserved words.
+        let placeholders = (0..HEAD_ATTRIBUTES.len()).map(|n| format!("#a{n}")).collect::<Vec<_>>();
+        let names = HEAD_ATTRIBUTES.iter().map(|&name| name.to_owned());
+        let names: HashMap<String, String> = placeholders.iter().cloned().zip(names).collect();
         loop {
             let page = self
                 .client
@@ -126,31 +164,46 @@ impl DeadLetters {
                 .consistent_read(true)
                 .filter_expression("part = :head")
                 .expression_attribute_values(":head", AttributeValue::N("0".to_owned()))
+                .projection_expression(placeholders.join(", "))
+                .set_expression_attribute_names(Some(names.clone()))
                 .set_exclusive_start_key(start)
                 .send()
                 .await
                 .map_err(|error| AwsError::new("Scan", error))?;
-            heads.extend(page.items.unwrap_or_default());
+            for item in page.items.unwrap_or_default() {
+                heads.push(head(&item)?);
+            }
             match page.last_evaluated_key {
                 Some(last) => start = Some(last),
                 None => break,
             }
         }
-        let mut letters = Vec::with_capacity(heads.len());
-        for head in &heads {
-            let mut letter = dead_letter(head)?;
-            if 1 < dynamodb::number(head, "parts")? {
-                let id = AttributeValue::S(dynamodb::text(head, "id")?.to_owned());
-                let parts = dynamodb::query_all(&self.client, &self.table, ("id", id)).await?;
-                letter.bytes.clear();
-                for part in &parts {
-                    letter.bytes.extend_from_slice(dynamodb::bytes(part, "bytes")?);
-                }
-            }
-            letters.push(letter);
+        heads.sort_by(|a, b| (a.seen_at, &a.object, a.offset).cmp(&(b.seen_at, &b.object, b.offset)));
+        Ok(heads)
+    }
+
+    /// One dead letter with all its bytes; `None` if there is none of this name.
+    pub async fn load(&self, id: &str) -> Result<Option<DeadLetter>, DeadLetterError> {
+        let key = ("id", AttributeValue::S(id.to_owned()));
+        let parts = dynamodb::query_all(&self.client, &self.table, key).await?;
+        // Parts without a head are of a put that did not end.
+        let Some(first) = parts.first().filter(|part| part.contains_key("parts")) else { return Ok(None) };
+        if dynamodb::number(first, "parts")? != parts.len() as u64 {
+            return Err(ItemError { attribute: "parts" }.into());
         }
-        letters.sort_by(|a, b| (a.seen_at, &a.object, a.offset).cmp(&(b.seen_at, &b.object, b.offset)));
-        Ok(letters)
+        let DeadLetterHead { object, offset, reason, is_whole, seen_at, resolved_at, length, .. } = head(first)?;
+        let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
+        for part in &parts {
+            bytes.extend_from_slice(dynamodb::bytes(part, "bytes")?);
+        }
+        Ok(Some(DeadLetter { object, offset, reason, bytes, is_whole, seen_at, resolved_at }))
+    }
+
+    /// Every dead letter with all its bytes, resolved ones included, oldest first: for few of them.
+    pub async fn list(&self) -> Result<Vec<DeadLetter>, DeadLetterError> {
+        let heads = self.heads().await?;
+        let loads: Vec<_> = heads.iter().map(|head| self.load(&head.id)).collect();
+        stream::iter(loads).buffered(CALLS_AT_ONCE).try_filter_map(async |letter| Ok(letter)).try_collect().await
     }
 
     /// Marks one as put right.
@@ -176,16 +229,18 @@ fn part_item(id: &str, part: usize, bytes: &[u8]) -> Item {
     ])
 }
 
-fn dead_letter(head: &Item) -> Result<DeadLetter, ItemError> {
+fn head(item: &Item) -> Result<DeadLetterHead, ItemError> {
     let wrong = |attribute| ItemError { attribute };
-    let time = |attribute| Timestamp::parse_rfc3339(dynamodb::text(head, attribute)?).map_err(|_| wrong(attribute));
-    Ok(DeadLetter {
-        object: dynamodb::text(head, "object")?.to_owned(),
-        offset: dynamodb::number(head, "offset")?,
-        reason: Reason::parse(dynamodb::text(head, "reason")?).ok_or(wrong("reason"))?,
-        bytes: dynamodb::bytes(head, "bytes")?.to_vec(),
-        is_whole: *head.get("is_whole").and_then(|value| value.as_bool().ok()).ok_or(wrong("is_whole"))?,
+    let time = |attribute| Timestamp::parse_rfc3339(dynamodb::text(item, attribute)?).map_err(|_| wrong(attribute));
+    Ok(DeadLetterHead {
+        id: dynamodb::text(item, "id")?.to_owned(),
+        object: dynamodb::text(item, "object")?.to_owned(),
+        offset: dynamodb::number(item, "offset")?,
+        reason: Reason::parse(dynamodb::text(item, "reason")?).ok_or(wrong("reason"))?,
+        excerpt: dynamodb::bytes(item, "excerpt")?.to_vec(),
+        length: dynamodb::number(item, "length")?,
+        is_whole: *item.get("is_whole").and_then(|value| value.as_bool().ok()).ok_or(wrong("is_whole"))?,
         seen_at: time("seen_at")?,
-        resolved_at: head.contains_key("resolved_at").then(|| time("resolved_at")).transpose()?,
+        resolved_at: item.contains_key("resolved_at").then(|| time("resolved_at")).transpose()?,
     })
 }

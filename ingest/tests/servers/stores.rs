@@ -90,6 +90,33 @@ async fn dead_letters_of_any_size_are_kept_once_and_whole_and_resolved() {
 }
 
 #[tokio::test]
+async fn heads_of_dead_letters_hold_an_excerpt_and_loading_brings_the_rest() {
+    let server = DynamoDb::in_memory().await.unwrap();
+    let letters = DeadLetters::new(clients::dynamodb(server.endpoint()), "dead_letters".into(), || 0);
+    letters.ensure_table().await.unwrap();
+    let lengths = [0, 1, 511, 512, 513, 350_000, 350_001, 4 << 20];
+    let bytes = |length: usize| (0..length).map(|n| (n % 251) as u8).collect::<Vec<_>>();
+    let all: Vec<_> = lengths.iter().map(|&length| dead_letter("a", length as u64, bytes(length))).collect();
+    letters.put(&all).await.unwrap();
+    letters.resolve(&all[3].id(), at(10)).await.unwrap();
+
+    let heads = letters.heads().await.unwrap();
+    assert_eq!(heads.len(), all.len());
+    for (head, letter) in heads.iter().zip(&all) {
+        assert_eq!((&head.id, &head.object, head.offset), (&letter.id(), &letter.object, letter.offset));
+        assert_eq!((head.reason, head.is_whole, head.seen_at), (letter.reason, letter.is_whole, letter.seen_at));
+        assert_eq!(head.excerpt, letter.bytes[..letter.bytes.len().min(512)]);
+        assert_eq!(head.length, letter.bytes.len() as u64);
+        let resolved_at = (head.id == all[3].id()).then(|| at(10));
+        assert_eq!(head.resolved_at, resolved_at);
+        let loaded = letters.load(&head.id).await.unwrap();
+        assert_eq!(loaded, Some(DeadLetter { resolved_at, ..letter.clone() }));
+    }
+    assert_eq!(letters.load("no such letter").await.unwrap(), None);
+    server.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_missing_table_and_a_missing_server_are_told_apart() {
     let server = DynamoDb::in_memory().await.unwrap();
     let letters = DeadLetters::new(clients::dynamodb(server.endpoint()), "dead_letters".into(), || 0);
