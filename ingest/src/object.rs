@@ -81,3 +81,113 @@ pub fn read_object<E>(
     (found.stored_bytes, found.sha256) = (stored.bytes, stored.sha256);
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::io::Write;
+    use std::path::Path;
+    use std::{fs, iter};
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+    use sha2::{Digest, Sha256};
+
+    use super::*;
+
+    /// A store that hands out chunks of these sizes, over and over.
+    struct Chunks<'a> {
+        stored: &'a [u8],
+        sizes: iter::Cycle<std::slice::Iter<'a, usize>>,
+    }
+
+    impl Read for Chunks<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let size = self.sizes.next().copied().unwrap_or(1).min(buffer.len());
+            self.stored.read(&mut buffer[..size])
+        }
+    }
+
+    /// What a reading found, and each record as it was handed on.
+    type Reading = (ObjectRead, Vec<String>);
+
+    fn read(stored: &[u8], sizes: &[usize]) -> Reading {
+        let now = Timestamp::parse_rfc3339("2026-11-01T00:00:00Z").unwrap();
+        let mut handed_on = Vec::new();
+        let store = Chunks { stored, sizes: sizes.iter().cycle() };
+        let found = read_object("123456789012_CloudTrail_x.json", store, now, |judged| {
+            handed_on.push(format!("{judged:?}"));
+            Ok::<_, Infallible>(())
+        });
+        (found.unwrap(), handed_on)
+    }
+
+    fn check(stored: &[u8], sizes: &[usize]) -> Result<(), TestCaseError> {
+        let (found, handed_on) = read(stored, sizes);
+        let usage = handed_on.iter().filter(|judged| judged.starts_with("Judged { verdict: Usage")).count() as u64;
+        let not_counted: u64 = found.not_counted.values().sum();
+        let dead_letters: u64 = found.dead_letters.values().sum();
+        prop_assert_eq!(found.read, usage + not_counted + dead_letters);
+        prop_assert_eq!(found.read, handed_on.len() as u64);
+        prop_assert_eq!((found.stored_bytes, found.sha256), (stored.len() as u64, Sha256::digest(stored).into()));
+        prop_assert!(read(stored, &[usize::MAX]) == (found, handed_on), "chunks of {:?} change what is read", sizes);
+        Ok(())
+    }
+
+    fn fixtures() -> Vec<Vec<u8>> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/cloudtrail");
+        let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
+        paths.sort();
+        paths.into_iter().map(|path| fs::read(path).unwrap()).collect()
+    }
+
+    fn gzip(content: &[u8]) -> Vec<u8> {
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+        gzip.write_all(content).unwrap();
+        gzip.finish().unwrap()
+    }
+
+    /// Bytes among which JSON is likely, and broken in every way.
+    fn scraps() -> impl Strategy<Value = Vec<u8>> {
+        let fixed =
+            ["{\"Records\":[", "{\"eventName\":\"X\",", "\"a\":", "]", "}", "[", "{", ",", "\"", "\\", "\n", "1"];
+        let scrap = prop_oneof![
+            8 => proptest::sample::select(fixed.map(str::as_bytes).to_vec()).prop_map(<[u8]>::to_vec),
+            1 => proptest::collection::vec(any::<u8>(), 0..9),
+            1 => Just(b"[".repeat(101)),
+            1 => Just(b"\x1f\x8b\x08".to_vec()),
+        ];
+        proptest::collection::vec(scrap, 0..40).prop_map(|scraps| scraps.concat())
+    }
+
+    fn chunk_sizes() -> impl Strategy<Value = Vec<usize>> {
+        proptest::collection::vec(prop_oneof![1_usize..9, 9_usize..5_000, Just(1 << 18)], 1..5)
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_balance_and_read_the_same_however_they_arrive(
+            content in scraps(), is_gzip in any::<bool>(), sizes in chunk_sizes(),
+        ) {
+            check(&if is_gzip { gzip(&content) } else { content }, &sizes)?;
+        }
+
+        #[test]
+        fn altered_fixtures_balance_and_read_the_same_however_they_arrive(
+            which in any::<Index>(),
+            changes in proptest::collection::vec((any::<Index>(), 0_usize..20, scraps()), 0..4),
+            is_gzip in any::<bool>(),
+            sizes in chunk_sizes(),
+        ) {
+            let mut stored = which.get(&fixtures()).clone();
+            for (place, removed, added) in changes {
+                let begin = place.index(stored.len() + 1);
+                let end = stored.len().min(begin + removed);
+                stored.splice(begin..end, added);
+            }
+            check(&if is_gzip { gzip(&stored) } else { stored }, &sizes)?;
+        }
+    }
+}
