@@ -10,6 +10,8 @@ mod cli;
 mod commands;
 mod edge;
 #[cfg(feature = "local")]
+mod full_disk;
+#[cfg(feature = "local")]
 mod home;
 mod platform;
 mod print;

@@ -103,15 +103,16 @@ impl Platform {
         self.keys.as_ref().expect("a platform opened for serving has keys")
     }
 
-    /// What stopped the counting in this process, once something has.
-    pub(crate) fn failure(&self) -> Option<watch::Receiver<Option<String>>> {
-        match &self.part {
+    /// What stops the work here, each once there is something: the counting in this process, the tables of a home.
+    pub(crate) fn failures(&self) -> Vec<watch::Receiver<Option<String>>> {
+        let counting = match &self.part {
             #[cfg(feature = "local")]
             Part::Owner(owner) => Some(owner.failure()),
             #[cfg(feature = "local")]
             Part::Client(_) => None,
             Part::Aws(workers) => workers.as_ref().map(|workers| workers.failure.clone()),
-        }
+        };
+        counting.into_iter().chain(self.stores.trouble.clone()).collect()
     }
 
     /// Where the owner's Kinesis answers, when another process owns the stores.

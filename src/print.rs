@@ -27,7 +27,7 @@ pub(crate) fn failure(error: &anyhow::Error) -> ExitCode {
 }
 
 /// What the embedded tables say when they cannot be written; to their client it looks like a service that is down.
-const TABLES_WITHOUT_ROOM: [&str; 2] = ["database or disk is full", "disk I/O error"];
+pub(crate) const TABLES_WITHOUT_ROOM: [&str; 2] = ["database or disk is full", "disk I/O error"];
 
 /// A message, with what to do where there was no room to write.
 fn about_room(error: &anyhow::Error, said: String) -> String {

@@ -17,6 +17,7 @@ use ingest::kinesis::StreamWriter;
 use ingest::manifest::Manifests;
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use tokio::sync::watch;
 
 use crate::edge;
 
@@ -38,6 +39,8 @@ pub(crate) struct Stores {
     pub(crate) dynamodb: aws_sdk_dynamodb::Client,
     pub(crate) database: Database,
     pub(crate) name: String,
+    /// What only a person can put right, once the embedded tables have said so.
+    pub(crate) trouble: Option<watch::Receiver<Option<String>>>,
 }
 
 /// A database role of ours.
@@ -148,7 +151,13 @@ impl Stores {
             .load()
             .await;
         anyhow::ensure!(config.region().is_some(), "no AWS region: set AWS_REGION, or region in the AWS profile");
-        Ok(Self::with(&config, &config, name, Database::Given { url, app_url }))
+        Ok(Self {
+            kinesis: aws_sdk_kinesis::Client::new(&config),
+            dynamodb: aws_sdk_dynamodb::Client::new(&config),
+            database: Database::Given { url, app_url },
+            name,
+            trouble: None,
+        })
     }
 
     /// Embedded stores at these loopback addresses.
@@ -167,15 +176,14 @@ impl Stores {
                 .endpoint_url(endpoint)
                 .build()
         };
-        Self::with(&config(kinesis), &config(dynamodb), name, database)
-    }
-
-    fn with(kinesis: &SdkConfig, dynamodb: &SdkConfig, name: String, database: Database) -> Self {
+        let (full_disk, trouble) = crate::full_disk::FullDisk::new();
+        let tables = aws_sdk_dynamodb::config::Builder::from(&config(dynamodb)).interceptor(full_disk);
         Self {
-            kinesis: aws_sdk_kinesis::Client::new(kinesis),
-            dynamodb: aws_sdk_dynamodb::Client::new(dynamodb),
+            kinesis: aws_sdk_kinesis::Client::new(&config(kinesis)),
+            dynamodb: aws_sdk_dynamodb::Client::from_conf(tables.build()),
             database,
             name,
+            trouble: Some(trouble),
         }
     }
 

@@ -61,7 +61,7 @@ where
 async fn watched<T>(platform: &Platform, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::select! {
         outcome = work => outcome,
-        reason = failed(platform.failure()) => Err(anyhow::anyhow!(reason)),
+        reason = failed(platform.failures()) => Err(anyhow::anyhow!(reason)),
         interrupted = tokio::signal::ctrl_c() => {
             interrupted?;
             Err(Interrupted.into())
@@ -69,13 +69,21 @@ async fn watched<T>(platform: &Platform, work: impl Future<Output = anyhow::Resu
     }
 }
 
-/// Resolves once the counting in this process has stopped for good.
-async fn failed(failure: Option<watch::Receiver<Option<String>>>) -> String {
-    let Some(mut failure) = failure else { return std::future::pending().await };
-    match failure.wait_for(Option::is_some).await {
-        Ok(reason) => reason.clone().unwrap_or_default(),
-        Err(_) => "counting and roll-up have ended".to_owned(),
+/// Resolves once one of these has something: the work cannot go on.
+async fn failed(failures: Vec<watch::Receiver<Option<String>>>) -> String {
+    let failed = failures.into_iter().map(|mut failure| {
+        Box::pin(async move {
+            match failure.wait_for(Option::is_some).await {
+                Ok(reason) => reason.clone().unwrap_or_default(),
+                Err(_) => "counting and roll-up have ended".to_owned(),
+            }
+        })
+    });
+    let failed: Vec<_> = failed.collect();
+    if failed.is_empty() {
+        return std::future::pending().await;
     }
+    futures::future::select_all(failed).await.0
 }
 
 /// Waits until usage rows hold everything that is acknowledged, so that nothing already counted is left out of an answer.

@@ -39,14 +39,14 @@ pub(super) async fn serve(global: &Global, mut platform: Platform, listener: Tcp
     } else {
         print::line(&format!("The API listens on {url} until Ctrl-C."));
     }
-    let failure = platform.failure();
+    let failures = platform.failures();
     let (failed, reason) = tokio::sync::oneshot::channel();
     let shutdown = async move {
         tokio::select! {
             // Without signals there is nothing to wait for but the end of the counting.
             _ = tokio::signal::ctrl_c() => {}
             _ = terminated() => {}
-            reason = super::failed(failure) => drop(failed.send(reason)),
+            reason = super::failed(failures) => drop(failed.send(reason)),
         }
     };
     let served = api::serve(listener, state, shutdown).await;
