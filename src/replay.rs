@@ -70,6 +70,23 @@ fn seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok
 }
 
 impl Balance {
+    /// Adds another run's.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.read += other.read;
+        self.counted += other.counted;
+        self.duplicates += other.duplicates;
+        for (kind, count) in other.not_counted {
+            *self.not_counted.entry(kind).or_default() += count;
+        }
+        for (reason, count) in other.dead_letters {
+            *self.dead_letters.entry(reason).or_default() += count;
+        }
+        self.files += other.files;
+        self.skipped_files += other.skipped_files;
+        self.seconds += other.seconds;
+        self.write_units += other.write_units;
+    }
+
     /// Whether every record read became exactly one thing.
     pub(crate) fn balances(&self) -> bool {
         let not_counted: u64 = self.not_counted.values().sum();

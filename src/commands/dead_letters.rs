@@ -6,16 +6,18 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use ingest::dead_letter::DeadLetter;
+use ingest::dead_letter::{DeadLetter, DeadLetterHead};
 use ingest::{Judged, Reason, Verdict, cloudtrail, read_object, stream_format};
 use serde_json::json;
 
 use crate::cli::{self, Global};
 use crate::platform::{Platform, Work};
-use crate::replay::{Replay, Source};
+use crate::replay::{Balance, Replay, Source};
 use crate::stores::Stores;
 use crate::{edge, print};
 
+/// Bytes of dead letters that are counted together.
+const TOGETHER_BYTES_MAX: usize = 32 << 20;
 /// Characters of a record shown in a list.
 const EXCERPT_CHARS: usize = 80;
 
@@ -29,17 +31,18 @@ pub(super) async fn run(global: &Global, command: cli::DeadLetters) -> anyhow::R
 async fn list(global: &Global, all: bool) -> anyhow::Result<ExitCode> {
     let platform = Platform::open(global, Work::Stores).await?;
     let mut letters =
-        super::with_platform(platform, |stores| async move { Ok(stores.dead_letters().list().await?) }).await?;
+        super::with_platform(platform, |stores| async move { Ok(stores.dead_letters().heads().await?) }).await?;
     letters.retain(|letter| all || letter.resolved_at.is_none());
     if global.json {
         let letters = letters.iter().map(|letter| {
             json!({
-                "id": letter.id(),
+                "id": letter.id,
                 "reason": letter.reason.as_str(),
                 "advice": letter.reason.advice(),
                 "object": letter.object,
                 "offset": letter.offset,
-                "record": String::from_utf8_lossy(&letter.bytes),
+                "record": String::from_utf8_lossy(&letter.excerpt),
+                "length": letter.length,
                 "is_whole": letter.is_whole,
                 "seen_at": letter.seen_at.to_string(),
                 "resolved_at": letter.resolved_at.map(|at| at.to_string()),
@@ -57,12 +60,12 @@ async fn list(global: &Global, all: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn row(letter: &DeadLetter) -> Vec<String> {
-    let text = String::from_utf8_lossy(&letter.bytes);
+fn row(letter: &DeadLetterHead) -> Vec<String> {
+    let text = String::from_utf8_lossy(&letter.excerpt);
     let line = text.chars().map(|c| if c.is_control() { ' ' } else { c });
     let record = line.take(EXCERPT_CHARS).collect();
     let file = letter.object.rsplit('/').next().unwrap_or_default().to_owned();
-    vec![letter.id(), letter.reason.to_string(), format!("{file}:{}", letter.offset), record]
+    vec![letter.id.clone(), letter.reason.to_string(), format!("{file}:{}", letter.offset), record]
 }
 
 /// What a second look at a dead letter says.
@@ -97,38 +100,74 @@ async fn replay(global: &Global, ids: Vec<String>) -> anyhow::Result<ExitCode> {
 
 type StillDead = BTreeMap<String, u64>;
 
-async fn replay_with(stores: &Stores, ids: &[String]) -> anyhow::Result<(crate::replay::Balance, u64, StillDead)> {
+async fn replay_with(stores: &Stores, ids: &[String]) -> anyhow::Result<(Balance, u64, StillDead)> {
     let store = stores.dead_letters();
-    let letters = store.list().await?;
+    let mut open = store.heads().await?;
+    open.retain(|letter| letter.resolved_at.is_none());
     for id in ids {
-        let known = letters.iter().any(|letter| letter.id() == *id && letter.resolved_at.is_none());
-        anyhow::ensure!(known, "there is no open dead letter {id}; see securebase dead-letters list");
+        let is_open = open.iter().any(|letter| letter.id == *id);
+        anyhow::ensure!(is_open, "there is no open dead letter {id}; see securebase dead-letters list");
     }
-    let is_meant = |letter: &DeadLetter| ids.is_empty() || ids.contains(&letter.id());
-    let mut sources = Vec::new();
-    let mut resolved = Vec::new();
-    let mut still_dead = StillDead::new();
-    let mut objects = BTreeSet::<PathBuf>::new();
-    for letter in letters.iter().filter(|letter| letter.resolved_at.is_none() && is_meant(letter)) {
-        match second_look(letter)? {
-            SecondLook::StillDead(reason) => *still_dead.entry(reason.to_string()).or_default() += 1,
-            SecondLook::NotCounted => resolved.push(letter.id()),
-            SecondLook::Read(source) => {
-                resolved.push(letter.id());
-                // Several pieces of one object need it read once.
-                match source {
-                    Source::File(path) if !objects.insert(path.clone()) => {}
-                    source => sources.push(source),
-                }
-            }
+    let mut again = Again::default();
+    for head in open.iter().filter(|letter| ids.is_empty() || ids.contains(&letter.id)) {
+        // Gone or resolved by another replay in between: nothing is left to do.
+        let Some(letter) = store.load(&head.id).await? else { continue };
+        again.look_at(&head.id, &letter)?;
+        if TOGETHER_BYTES_MAX < again.bytes {
+            again.count(stores).await?;
         }
     }
-    let balance = Replay { stores, resume: false }.run(sources).await?;
-    // Only now: a kill in between leaves them open, and another replay counts nothing twice.
-    for id in &resolved {
-        store.resolve(id, edge::now()).await?;
+    again.count(stores).await?;
+    Ok((again.balance, again.resolved, again.still_dead))
+}
+
+/// Dead letters looked at again, some of them waiting to be counted together.
+#[derive(Default)]
+struct Again {
+    sources: Vec<Source>,
+    bytes: usize,
+    /// The letters that are put right once the sources are counted.
+    waiting: Vec<String>,
+    /// Objects that are read again; several pieces of one need it read once.
+    objects: BTreeSet<PathBuf>,
+    balance: Balance,
+    resolved: u64,
+    still_dead: StillDead,
+}
+
+impl Again {
+    fn look_at(&mut self, id: &str, letter: &DeadLetter) -> anyhow::Result<()> {
+        match second_look(letter)? {
+            SecondLook::StillDead(reason) => {
+                *self.still_dead.entry(reason.to_string()).or_default() += 1;
+                return Ok(());
+            }
+            SecondLook::NotCounted => {}
+            SecondLook::Read(Source::File(path)) => {
+                if self.objects.insert(path.clone()) {
+                    self.sources.push(Source::File(path));
+                }
+            }
+            SecondLook::Read(source) => {
+                self.bytes += letter.bytes.len();
+                self.sources.push(source);
+            }
+        }
+        self.waiting.push(id.to_owned());
+        Ok(())
     }
-    Ok((balance, resolved.len() as u64, still_dead))
+
+    async fn count(&mut self, stores: &Stores) -> anyhow::Result<()> {
+        self.bytes = 0;
+        let sources = std::mem::take(&mut self.sources);
+        self.balance.add(Replay { stores, resume: false }.run(sources).await?);
+        // Only now: a kill in between leaves them open, and another replay counts nothing twice.
+        for id in self.waiting.drain(..) {
+            stores.dead_letters().resolve(&id, edge::now()).await?;
+            self.resolved += 1;
+        }
+        Ok(())
+    }
 }
 
 fn second_look(letter: &DeadLetter) -> anyhow::Result<SecondLook> {

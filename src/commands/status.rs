@@ -21,7 +21,7 @@ pub(super) async fn run(global: &Global) -> anyhow::Result<ExitCode> {
         let is_behind = |name: &String, version: u64| cursors.get(name).copied().unwrap_or_default() < version;
         let behind =
             names.iter().zip(acknowledged.values()).filter(|(name, version)| is_behind(name, **version)).count();
-        let letters = stores.dead_letters().list().await?;
+        let letters = stores.dead_letters().heads().await?;
         let open = letters.iter().filter(|letter| letter.resolved_at.is_none()).count();
         let accounts = AccountDirectory::new(pool).list().await?;
         let unowned = accounts.iter().filter(|account| account.ownership.is_empty()).count();
