@@ -1,8 +1,8 @@
 //! Bytes of a source object, inflated where it is gzip, hashed as stored, and bounded.
 
-use std::io::{self, BufReader, Chain, Cursor, Read};
+use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
 
-use flate2::bufread::MultiGzDecoder;
+use flate2::{Decompress, FlushDecompress, Status};
 use sha2::{Digest, Sha256};
 
 use crate::Reason;
@@ -11,6 +11,8 @@ use crate::Reason;
 const INFLATED_BYTES_FREE: u64 = 64 << 20;
 /// Highest ratio of inflated to stored bytes beyond that. CloudTrail logs reach 10 to 30; deflate itself ends at 1,032.
 const INFLATE_RATIO_MAX: u64 = 400;
+/// RFC 1952 section 2.3.1.
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const STORED_BUFFER_BYTES: usize = 128 << 10;
 
 /// Why no more bytes come.
@@ -28,7 +30,7 @@ type StoredBytes<R> = BufReader<Chain<Cursor<Vec<u8>>, Hashed<R>>>;
 /// A source object's content. Concatenated gzip members read as one (RFC 1952 section 2.2).
 pub(crate) enum Inflate<R> {
     Plain(StoredBytes<R>),
-    Gzip { decoder: Box<MultiGzDecoder<StoredBytes<R>>>, inflated_bytes: u64 },
+    Gzip(Gunzip<R>),
 }
 
 /// What the object is, as stored.
@@ -45,31 +47,16 @@ impl<R: Read> Inflate<R> {
         // A store may hand out one byte at a time, so the two are read before anything is decided.
         let mut magic = Vec::with_capacity(2);
         stored.by_ref().take(2).read_to_end(&mut magic)?;
-        let is_gzip = magic == [0x1f, 0x8b];
+        let is_gzip = magic == GZIP_MAGIC;
         let reader = BufReader::with_capacity(STORED_BUFFER_BYTES, Cursor::new(magic).chain(stored));
-        Ok(if is_gzip {
-            Self::Gzip { decoder: Box::new(MultiGzDecoder::new(reader)), inflated_bytes: 0 }
-        } else {
-            Self::Plain(reader)
-        })
+        Ok(if is_gzip { Self::Gzip(Gunzip::new(reader)) } else { Self::Plain(reader) })
     }
 
     /// Reads some bytes; 0 at the end.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, InflateError> {
         match self {
             Self::Plain(reader) => reader.read(buffer).map_err(InflateError::Io),
-            Self::Gzip { decoder, inflated_bytes } => {
-                let read = decoder.read(buffer);
-                let stored = &decoder.get_ref().get_ref().get_ref().1;
-                let count =
-                    read.map_err(|error| if stored.failed { InflateError::Io(error) } else { gzip_error(&error) })?;
-                *inflated_bytes += count as u64;
-                let allowed = (stored.bytes * INFLATE_RATIO_MAX).max(INFLATED_BYTES_FREE);
-                if allowed < *inflated_bytes {
-                    return Err(InflateError::Fault(Reason::GzipBomb));
-                }
-                Ok(count)
-            }
+            Self::Gzip(gunzip) => gunzip.read(buffer),
         }
     }
 
@@ -77,7 +64,7 @@ impl<R: Read> Inflate<R> {
     pub(crate) fn finish(self) -> Result<Stored, io::Error> {
         let mut reader = match self {
             Self::Plain(reader) => reader,
-            Self::Gzip { decoder, .. } => decoder.into_inner(),
+            Self::Gzip(gunzip) => gunzip.stored,
         };
         io::copy(&mut reader, &mut io::sink())?;
         let (_, hashed) = reader.into_inner().into_inner();
@@ -85,11 +72,62 @@ impl<R: Read> Inflate<R> {
     }
 }
 
-/// What the decoder says of bytes that the store did hand out.
-fn gzip_error(error: &io::Error) -> InflateError {
-    match error.kind() {
-        io::ErrorKind::UnexpectedEof => InflateError::Fault(Reason::GzipTruncated),
-        _ => InflateError::Fault(Reason::GzipCorrupt),
+/// Inflates gzip members one behind the other, up to the very byte where one is damaged.
+pub(crate) struct Gunzip<R> {
+    stored: StoredBytes<R>,
+    inflate: Decompress,
+    /// A member has begun and not ended.
+    in_member: bool,
+    inflated_bytes: u64,
+    /// What is wrong behind the bytes handed out.
+    fault: Option<Reason>,
+}
+
+impl<R: Read> Gunzip<R> {
+    const WINDOW_BITS: u8 = 15;
+
+    fn new(stored: StoredBytes<R>) -> Self {
+        let inflate = Decompress::new_gzip(Self::WINDOW_BITS);
+        Self { stored, inflate, in_member: true, inflated_bytes: 0, fault: None }
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, InflateError> {
+        while self.fault.is_none() {
+            let ahead = self.stored.fill_buf().map_err(InflateError::Io)?;
+            if ahead.is_empty() {
+                if !self.in_member {
+                    return Ok(0);
+                }
+                self.fault = Some(Reason::GzipTruncated);
+                break;
+            }
+            if !self.in_member {
+                if ahead[0] != GZIP_MAGIC[0] {
+                    self.fault = Some(Reason::GzipCorrupt);
+                    break;
+                }
+                self.inflate.reset(true);
+                self.in_member = true;
+            }
+            let (consumed, inflated) = (self.inflate.total_in(), self.inflate.total_out());
+            let status = self.inflate.decompress(ahead, buffer, FlushDecompress::None);
+            let consumed = (self.inflate.total_in() - consumed) as usize;
+            let inflated = (self.inflate.total_out() - inflated) as usize;
+            self.stored.consume(consumed);
+            match status {
+                Ok(Status::StreamEnd) => self.in_member = false,
+                Ok(Status::Ok | Status::BufError) if 0 < consumed + inflated => {}
+                Ok(Status::Ok | Status::BufError) | Err(_) => self.fault = Some(Reason::GzipCorrupt),
+            }
+            self.inflated_bytes += inflated as u64;
+            let allowed = self.stored.get_ref().get_ref().1.bytes * INFLATE_RATIO_MAX;
+            if allowed.max(INFLATED_BYTES_FREE) < self.inflated_bytes {
+                self.fault = Some(Reason::GzipBomb);
+            } else if 0 < inflated {
+                return Ok(inflated);
+            }
+        }
+        self.fault.map_or(Ok(0), |reason| Err(InflateError::Fault(reason)))
     }
 }
 
@@ -99,13 +137,11 @@ pub(crate) struct Hashed<R> {
     input: R,
     hash: Sha256,
     bytes: u64,
-    /// The store failed: an error is not the object's fault, whatever its kind.
-    failed: bool,
 }
 
 impl<R> Hashed<R> {
     fn new(input: R) -> Self {
-        Self { input, hash: Sha256::new(), bytes: 0, failed: false }
+        Self { input, hash: Sha256::new(), bytes: 0 }
     }
 }
 
@@ -117,10 +153,7 @@ impl<R: Read> Read for Hashed<R> {
                 Ok(0) => break,
                 Ok(count) => filled += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    self.failed = true;
-                    return Err(error);
-                }
+                Err(error) => return Err(error),
             }
         }
         self.hash.update(&buffer[..filled]);
@@ -161,6 +194,34 @@ mod tests {
                 };
                 assert!(matches!(failure, InflateError::Io(_)), "{failure:?} at {length}");
             }
+        }
+    }
+
+    #[test]
+    fn everything_before_the_damage_is_read_and_the_same_however_it_is_asked_for() {
+        let content: Vec<u8> = (0..40_000_u32).flat_map(|n| (n * n).to_string().into_bytes()).collect();
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+        gzip.write_all(&content).unwrap();
+        let mut stored = gzip.finish().unwrap();
+        let middle = stored.len() / 2;
+        stored[middle..middle + 64].fill(0xff);
+        let inflated = |step: usize| {
+            let mut inflate = Inflate::open(stored.as_slice()).unwrap();
+            let (mut all, mut buffer) = (Vec::new(), vec![0; step]);
+            loop {
+                match inflate.read(&mut buffer) {
+                    Ok(0) => panic!("no fault"),
+                    Ok(count) => all.extend_from_slice(&buffer[..count]),
+                    Err(fault) => break (all, format!("{fault:?}")),
+                }
+            }
+        };
+        let (all, fault) = inflated(1);
+        assert_eq!(fault, "Fault(GzipCorrupt)");
+        assert!(content.len() / 3 < all.len(), "only {} of {} bytes", all.len(), content.len());
+        assert_eq!(all[..content.len() / 3], content[..content.len() / 3]);
+        for step in [100, 1 << 20] {
+            assert!(inflated(step) == (all.clone(), fault.clone()), "{step} at a time");
         }
     }
 }
