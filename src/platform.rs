@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use aggregator::deployment::{DeploymentId, bind};
+#[cfg(feature = "local")]
 use anyhow::Context;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection};

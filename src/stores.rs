@@ -6,10 +6,13 @@ use std::time::Duration;
 use aggregator::acknowledgement::Acknowledgements;
 use aggregator::dynamodb_log::DynamoDbLog;
 use anyhow::Context;
-use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_credential_types::Credentials;
-use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_config::BehaviorVersion;
+#[cfg(feature = "local")]
+use aws_config::{Region, SdkConfig};
+#[cfg(feature = "local")]
+use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use aws_smithy_http_client::{Builder, tls};
+#[cfg(feature = "local")]
 use aws_smithy_types::retry::RetryConfig;
 use ingest::aws::AwsError;
 use ingest::dead_letter::DeadLetters;
@@ -67,6 +70,7 @@ impl Role {
 #[derive(Clone, Debug)]
 pub(crate) enum Database {
     /// A private cluster on loopback: every role logs in by itself.
+    #[cfg(feature = "local")]
     Private {
         /// `HOST:PORT`.
         address: String,
@@ -80,12 +84,14 @@ pub(crate) enum Database {
 }
 
 /// The database of a private cluster.
+#[cfg(feature = "local")]
 const PRIVATE_DATABASE: &str = "securebase";
 
 impl Database {
     /// The login that migrates.
     pub(crate) fn owner_url(&self) -> String {
         match self {
+            #[cfg(feature = "local")]
             Self::Private { address } => format!("postgres://postgres@{address}/{PRIVATE_DATABASE}"),
             Self::Given { url, .. } => url.clone(),
         }
@@ -107,6 +113,7 @@ impl Database {
 
     fn options(&self, role: Role) -> anyhow::Result<PgConnectOptions> {
         match self {
+            #[cfg(feature = "local")]
             Self::Private { address } => {
                 let url = format!("postgres://{}@{address}/{PRIVATE_DATABASE}", role.as_str());
                 Ok(PgConnectOptions::from_str(&url)?)
