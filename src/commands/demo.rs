@@ -35,8 +35,8 @@ pub(super) async fn run(global: &Global, arguments: cli::Demo) -> anyhow::Result
     // Its customers and logs are made up.
     anyhow::ensure!(global.stores == StoresChoice::Local, "the demo works with local stores only: leave --stores away");
     let platform = Platform::open(global, Work::Serving).await?;
-    let customer = match super::watched(&platform, chain(global, &arguments, &platform)).await {
-        Ok(customer) => customer,
+    let (customer, period) = match super::watched(&platform, chain(global, &arguments, &platform)).await {
+        Ok(billed) => billed,
         Err(error) => {
             platform.close().await?;
             return Err(error);
@@ -53,17 +53,24 @@ pub(super) async fn run(global: &Global, arguments: cli::Demo) -> anyhow::Result
         bound => bound.with_context(|| format!("cannot listen on {}", arguments.listen))?,
     };
     let key = BootstrapSecret::new(platform.keys().bootstrap)?.key_for(&customer);
-    print::line(&format!(
-        "Ask for this customer's usage, hour by hour:\n  curl -H 'Authorization: Bearer {key}' \
-         'http://{}/v1/usage?meter=cloudtrail_events&group_by=account,category,hour'",
-        listener.local_addr()?
-    ));
+    print::line("Ask for this customer's usage, hour by hour:");
+    print::line(&format!("  {}", curl(&key, listener.local_addr()?, period)));
     super::serve::serve(global, platform, listener).await?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// From logs to an issued invoice; returns whose.
-async fn chain(global: &Global, arguments: &cli::Demo, platform: &Platform) -> anyhow::Result<CustomerId> {
+/// The line that asks the live API for the usage of the month that was billed.
+fn curl(key: &str, address: SocketAddr, period: Month) -> String {
+    format!(
+        "curl -H 'Authorization: Bearer {key}' 'http://{address}/v1/usage?meter=cloudtrail_events\
+         &from={}&to={}&group_by=account,category,hour'",
+        period.start(),
+        period.end()
+    )
+}
+
+/// From logs to an issued invoice; returns whose, and for which month.
+async fn chain(global: &Global, arguments: &cli::Demo, platform: &Platform) -> anyhow::Result<(CustomerId, Month)> {
     let stores = &platform.stores;
     let logs = match &arguments.logs {
         Some(logs) => logs.clone(),
@@ -103,7 +110,7 @@ async fn chain(global: &Global, arguments: &cli::Demo, platform: &Platform) -> a
     }
     let (customer, invoice) = shown.context("no customer has an invoice")?;
     print::line(&format!("\n{}", render_text(&invoice)));
-    Ok(customer)
+    Ok((customer, *period))
 }
 
 /// Log objects of the month before this one, made on the spot; made once a home.
@@ -194,4 +201,19 @@ async fn register_accounts(
 
 fn hour(key: &str) -> anyhow::Result<Timestamp> {
     Ok(Hour::parse_key(key)?.start())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_asks_for_the_month_that_was_billed() {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 8080));
+        assert_eq!(
+            curl("KEY", address, Month::parse("2026-10").unwrap()),
+            "curl -H 'Authorization: Bearer KEY' 'http://127.0.0.1:8080/v1/usage?meter=cloudtrail_events\
+             &from=2026-10-01T00:00:00Z&to=2026-11-01T00:00:00Z&group_by=account,category,hour'"
+        );
+    }
 }
