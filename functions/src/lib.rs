@@ -1,0 +1,1 @@
+//! The Lambda functions: each decodes a delivery, calls one room, and encodes its answer.
