@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a step that fails is a failed test, also in a helper")]
 
+mod audit;
+
 use embedded::PostgreSql;
 use embedded::testing::TestDatabase;
 use hmac::{Hmac, Mac as _};
@@ -220,7 +222,14 @@ async fn the_catalogue_keeps_the_rules_of_the_schema() {
                 "select c.relname::text {own_relations} and c.relkind in ('r', 'p')
                     and exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'customer_id')
                     and not (c.relrowsecurity and c.relforcerowsecurity
-                        and exists (select from pg_policy p where p.polrelid = c.oid))"
+                        and (c.relispartition or exists (select from pg_policy p where p.polrelid = c.oid)))"
+            ),
+        ),
+        (
+            "a partition is nobody's but its owner's",
+            format!(
+                "select c.relname::text {own_relations} and c.relispartition
+                    and exists (select from aclexplode(c.relacl) granted where granted.grantee <> c.relowner)"
             ),
         ),
         (
