@@ -51,7 +51,9 @@ async fn every_room_records_and_anyone_can_recompute_the_chains() {
     let database = stage().await;
     for login in ["securebase_aggregator", "securebase_billing", "securebase_operator"] {
         let mut connection = connect(&database.url(login)).await;
-        record(&mut connection, Some("anna"), r#"{"b": 1.50, "a": "ü\u0001", "list": [null, {"x": true}]}"#).await.unwrap();
+        record(&mut connection, Some("anna"), r#"{"b": 1.50, "a": "ü\u0001", "list": [null, {"x": true}]}"#)
+            .await
+            .unwrap();
         record(&mut connection, None, "{}").await.unwrap();
     }
     let mut app = connect(&database.url("securebase_app")).await;
