@@ -16,7 +16,15 @@ const LOGINS: [&str; 5] =
     ["securebase_app", "securebase_aggregator", "securebase_billing", "securebase_operator", "securebase_analytics"];
 
 /// The tables a tenant reads, each with one row of `anna` and one of `berta` on the stage.
-const TENANT_TABLES: [&str; 4] = ["customers", "account_ownership", "usage_rows", "usage_metrics"];
+const TENANT_TABLES: [&str; 7] = [
+    "customers",
+    "account_ownership",
+    "usage_rows",
+    "usage_metrics",
+    "closes",
+    "closed_totals",
+    "evidence_records",
+];
 
 /// A migrated database with two customers and the tenant key.
 async fn stage() -> TestDatabase {
@@ -36,7 +44,19 @@ async fn stage() -> TestDatabase {
             ('000000000002', 'cloudtrail_events', 'r', 'c', '2026-10-01', 'p', 1, 1, 'berta'),
             ('000000000003', 'cloudtrail_events', 'r', 'c', '2026-10-01', 'p', 1, 1, null);
         insert into usage_metrics (customer_id, month, updated_at) values
-            ('anna', '2026-10-01', now()), ('berta', '2026-10-01', now());",
+            ('anna', '2026-10-01', now()), ('berta', '2026-10-01', now());
+        with closed as (
+            insert into closes
+                (customer_id, period_start, period_end, cut, source_class, directory_version, cut_at, evidence_sha256)
+            select customer_id, '2026-10-01', '2026-11-01', 1, 'best effort', 0, now(), sha256('evidence')
+            from customers
+            returning *
+        ), totals as (
+            insert into closed_totals
+            select close_id, customer_id, '000000000001', 'cloudtrail_events', 'r', 'c', '2026-10-01', 1, sha256('i')
+            from closed
+        )
+        insert into evidence_records select close_id, customer_id, evidence_sha256, '' from closed;",
     )
     .await
     .unwrap();
@@ -322,6 +342,13 @@ async fn what_cannot_be_is_refused_by_a_named_constraint() {
             "insert into usage_rows values ('000000000001', 'm', 'r', 'c', '{window}', 'q', {total}, {version}, null)"
         )
     };
+    let close = |values: &str| {
+        format!(
+            "insert into closes (customer_id, period_start, period_end, cut, source_class, overridden_by,
+                override_reason, directory_version, cut_at, evidence_sha256)
+            values ('anna', '2026-10-01', '2026-11-01', {values})"
+        )
+    };
     let owned = |valid: &str| format!("insert into account_ownership values ('000000000001', 'berta', '{valid}')");
     for (statement, constraint) in [
         (customer("'A', 'A', 'standard', 0, '2026-01-01'"), "customers_id_is_a_slug"),
@@ -348,12 +375,73 @@ async fn what_cannot_be_is_refused_by_a_named_constraint() {
             "usage_metrics_month_is_a_first_day",
         ),
         ("insert into tenant_keys values (2, '\\x00')".into(), "tenant_keys_key_is_long_enough"),
+        (close("1, 'proven', null, null, 0, now(), sha256('')"), "closes_number_their_cuts"),
+        (close("0, 'proven', null, null, 0, now(), sha256('')"), "closes_cut_is_positive"),
+        (close("2, 'sure', null, null, 0, now(), sha256('')"), "closes_source_class_is_known"),
+        (close("2, 'proven', 'eve', null, 0, now(), sha256('')"), "closes_override_has_a_reason"),
+        (close("2, 'proven', 'eve', '', 0, now(), sha256('')"), "closes_override_has_a_reason"),
+        (close("2, 'proven', null, null, 0, now(), ''"), "closes_evidence_is_a_sha256"),
     ] {
         let refused = run(&mut superuser, &statement).await.unwrap_err();
         let named = refused.as_database_error().and_then(|error| error.constraint());
         assert_eq!(named, Some(constraint), "{statement}: {refused}");
     }
     run(&mut superuser, &owned("[2025-02-01,2026-01-01)")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_close_is_whole_or_not_there_and_never_changes() {
+    let database = stage().await;
+    let mut superuser = connect(&database.superuser_url()).await;
+    let mut aggregator = connect(&database.url("securebase_aggregator")).await;
+    let close = "insert into closes (customer_id, period_start, period_end, cut, source_class, directory_version,
+        cut_at, evidence_sha256) values ('anna', '2026-10-01', '2026-11-01', 2, 'proven', 1, now(), sha256('e'))";
+    let total = |total: &str| {
+        format!(
+            "insert into closed_totals select max(close_id), 'anna', '000000000001', 'm', 'r', 'c', '2026-10-01',
+            {total}, sha256('i') from closes where customer_id = 'anna'"
+        )
+    };
+    let evidence = |bytes: &str| {
+        format!(
+            "insert into evidence_records select max(close_id), 'anna', sha256('{bytes}'), '' from closes
+            where customer_id = 'anna'"
+        )
+    };
+    for (statements, refusal) in [
+        (close.to_owned(), "has no evidence of that hash"),
+        (format!("{close}; {}", evidence("another")), "has no evidence of that hash"),
+        (total("1"), "closed_totals are written in the transaction of their close"),
+        (format!("{close}; {}", total("'NaN'")), "closed_totals_total_is_exact"),
+        (format!("{close}; {}", total("1e-19")), "closed_totals_total_is_exact"),
+        (format!("{close}; {}", total("-1")), "closed_totals_total_is_exact"),
+        (format!("{close}; {}; commit; {}", evidence("e"), total("1")), "are written in the transaction of their close"),
+    ] {
+        let mut transaction = aggregator.begin().await.unwrap();
+        let written = run(&mut transaction, &statements.replace(", 2, ", ", 3, ")).await;
+        let refused = match written {
+            Ok(()) => transaction.commit().await,
+            Err(error) => Err(error),
+        };
+        assert!(refused.as_ref().is_err_and(|error| error.to_string().contains(refusal)), "{statements}: {refused:?}");
+    }
+    let whole = format!("{close}; {}; {}", total("1.000000000000000001"), evidence("e"));
+    run(&mut aggregator, &whole).await.unwrap();
+    for table in ["closes", "closed_totals", "evidence_records"] {
+        for statement in ["update T set customer_id = 'berta'", "delete from T", "truncate T cascade"] {
+            let statement = statement.replace('T', table);
+            assert_denied(run(&mut aggregator, &statement).await, &statement);
+            let refused = run(&mut superuser, &statement).await.unwrap_err();
+            assert!(refused.to_string().contains("is only ever added to"), "{statement}: {refused}");
+        }
+    }
+    let version = async |connection: &mut PgConnection| {
+        texts(connection, "select version::text from directory_version").await.unwrap().remove(0)
+    };
+    let before: i64 = version(&mut superuser).await.parse().unwrap();
+    run(&mut superuser, "update account_ownership set valid = '[2026-01-01,2026-12-01)'").await.unwrap();
+    assert_eq!(version(&mut superuser).await, (before + 1).to_string(), "each change of the directory is counted");
+    assert_denied(run(&mut aggregator, "update directory_version set version = 0").await, "its version");
 }
 
 #[tokio::test]
