@@ -1,5 +1,7 @@
 //! Records set aside with a reason: stored whole, listed, and replayed once what was wrong is put right.
 
+mod scope;
+
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::Client;
@@ -11,7 +13,9 @@ use thiserror::Error;
 
 use crate::aws::AwsError;
 use crate::dynamodb::{self, Item, ItemError};
-use crate::{Reason, Timestamp};
+use crate::{AccountId, Reason, Timestamp};
+
+pub use scope::Scope;
 
 /// Bytes of a record in one item; the item limit is 400 KB.
 const PART_BYTES: usize = 350_000;
@@ -19,8 +23,22 @@ const PART_BYTES: usize = 350_000;
 const EXCERPT_BYTES: usize = 512;
 const CALLS_AT_ONCE: usize = 8;
 /// Attributes of a head: everything of part 0 but the record's bytes.
-const HEAD_ATTRIBUTES: &[&str] =
-    &["id", "object", "offset", "reason", "length", "excerpt", "is_whole", "seen_at", "resolved_at"];
+const HEAD_ATTRIBUTES: &[&str] = &[
+    "id",
+    "object",
+    "offset",
+    "reason",
+    "length",
+    "excerpt",
+    "is_whole",
+    "accounts",
+    "first_at",
+    "last_at",
+    "seen_at",
+    "resolved_at",
+    "dismissed_by",
+    "dismissed_because",
+];
 
 /// A record set aside.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,10 +90,30 @@ pub struct DeadLetterHead {
     pub length: u64,
     /// Whether what is kept is all of it.
     pub is_whole: bool,
+    /// Whose usage it may be, and of which time.
+    pub scope: Scope,
     /// When it was set aside.
     pub seen_at: Timestamp,
-    /// When a replay put it right.
+    /// When a replay put it right, or somebody dismissed it.
     pub resolved_at: Option<Timestamp>,
+    /// Who decided that it is no usage, and why.
+    pub dismissed: Option<Dismissal>,
+}
+
+impl DeadLetterHead {
+    /// Whether it waits for somebody to put it right: open dead letters hold up the close of their period.
+    pub fn is_open(&self) -> bool {
+        self.resolved_at.is_none()
+    }
+}
+
+/// Somebody's word that a dead letter is no usage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dismissal {
+    /// Who.
+    pub by: String,
+    /// Why.
+    pub because: String,
 }
 
 /// Why dead letters could not be read.
@@ -133,6 +171,7 @@ impl DeadLetters {
             ("parts".to_owned(), AttributeValue::N((rest.len() + 1).to_string())),
             ("seen_at".to_owned(), AttributeValue::S(letter.seen_at.to_string())),
         ]);
+        head.extend(scope_members(&Scope::of(letter)));
         let units = dynamodb::batch_put(&self.client, &self.table, rest, self.random).await?;
         let head_units = dynamodb::item_units(&head);
         let put = self.client.put_item().table_name(&self.table).set_item(Some(head));
@@ -219,6 +258,48 @@ impl DeadLetters {
             .expression_attribute_values(":now", AttributeValue::S(now.to_string()));
         update.send().await.map(drop).map_err(|error| AwsError::new("UpdateItem", error))
     }
+
+    /// Marks an open one as no usage, on somebody's word; one that is not open stays as it is.
+    pub async fn dismiss(&self, id: &str, dismissal: &Dismissal, now: Timestamp) -> Result<(), AwsError> {
+        let update = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .key("id", AttributeValue::S(id.to_owned()))
+            .key("part", AttributeValue::N("0".to_owned()))
+            .condition_expression("attribute_exists(id) and attribute_not_exists(resolved_at)")
+            .update_expression("set resolved_at = :now, dismissed_by = :by, dismissed_because = :because")
+            .expression_attribute_values(":now", AttributeValue::S(now.to_string()))
+            .expression_attribute_values(":by", AttributeValue::S(dismissal.by.clone()))
+            .expression_attribute_values(":because", AttributeValue::S(dismissal.because.clone()));
+        match update.send().await {
+            Ok(_) => Ok(()),
+            Err(error) if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => Ok(()),
+            Err(error) => Err(AwsError::new("UpdateItem", error)),
+        }
+    }
+}
+
+fn scope_members(scope: &Scope) -> Vec<(String, AttributeValue)> {
+    let text = |text: String| AttributeValue::S(text);
+    let accounts = scope.accounts.iter().map(|accounts| {
+        let accounts = accounts.iter().map(|account| text(account.to_string())).collect();
+        ("accounts".to_owned(), AttributeValue::L(accounts))
+    });
+    let times = scope.times.iter().flat_map(|(first, last)| [("first_at", first), ("last_at", last)]);
+    accounts.chain(times.map(|(name, time)| (name.to_owned(), text(time.to_string())))).collect()
+}
+
+fn scope(item: &Item) -> Result<Scope, ItemError> {
+    let wrong = |attribute| ItemError { attribute };
+    let time = |attribute| Timestamp::parse_rfc3339(dynamodb::text(item, attribute)?).map_err(|_| wrong(attribute));
+    let accounts = item.get("accounts").map(|value| {
+        let accounts = value.as_l().map_err(|_| wrong("accounts"))?;
+        let account = |value: &AttributeValue| value.as_s().ok().and_then(|text| AccountId::parse(text).ok());
+        accounts.iter().map(|value| account(value).ok_or(wrong("accounts"))).collect()
+    });
+    let times = item.contains_key("first_at").then(|| Ok((time("first_at")?, time("last_at")?)));
+    Ok(Scope { accounts: accounts.transpose()?, times: times.transpose()? })
 }
 
 fn part_item(id: &str, part: usize, bytes: &[u8]) -> Item {
@@ -240,7 +321,14 @@ fn head(item: &Item) -> Result<DeadLetterHead, ItemError> {
         excerpt: dynamodb::bytes(item, "excerpt")?.to_vec(),
         length: dynamodb::number(item, "length")?,
         is_whole: *item.get("is_whole").and_then(|value| value.as_bool().ok()).ok_or(wrong("is_whole"))?,
+        scope: scope(item)?,
         seen_at: time("seen_at")?,
         resolved_at: item.contains_key("resolved_at").then(|| time("resolved_at")).transpose()?,
+        dismissed: item.contains_key("dismissed_by").then(|| dismissal(item)).transpose()?,
     })
+}
+
+fn dismissal(item: &Item) -> Result<Dismissal, ItemError> {
+    let text = |attribute| dynamodb::text(item, attribute).map(str::to_owned);
+    Ok(Dismissal { by: text("dismissed_by")?, because: text("dismissed_because")? })
 }

@@ -1,4 +1,4 @@
-//! Bytes of a source object, inflated where it is gzip, hashed as stored, and bounded.
+//! Bytes of a source object, inflated where it is gzip, hashed as stored and as they are, and bounded.
 
 use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
 
@@ -38,6 +38,8 @@ pub(crate) enum Inflate<R> {
 pub(crate) struct Stored {
     pub(crate) bytes: u64,
     pub(crate) sha256: [u8; 32],
+    /// Over what was inflated; the same as `sha256` for an object that is not compressed.
+    pub(crate) content_sha256: [u8; 32],
 }
 
 impl<R: Read> Inflate<R> {
@@ -62,13 +64,15 @@ impl<R: Read> Inflate<R> {
 
     /// Reads what is left of the stored bytes, so that the hash is of the whole object.
     pub(crate) fn finish(self) -> Result<Stored, io::Error> {
-        let mut reader = match self {
-            Self::Plain(reader) => reader,
-            Self::Gzip(gunzip) => gunzip.stored,
+        let (mut reader, content) = match self {
+            Self::Plain(reader) => (reader, None),
+            Self::Gzip(gunzip) => (gunzip.stored, Some(gunzip.content)),
         };
         io::copy(&mut reader, &mut io::sink())?;
         let (_, hashed) = reader.into_inner().into_inner();
-        Ok(Stored { bytes: hashed.bytes, sha256: hashed.hash.finalize().into() })
+        let sha256 = hashed.hash.finalize().into();
+        let content_sha256 = content.map_or(sha256, |content| content.finalize().into());
+        Ok(Stored { bytes: hashed.bytes, sha256, content_sha256 })
     }
 }
 
@@ -79,6 +83,8 @@ pub(crate) struct Gunzip<R> {
     /// A member has begun and not ended.
     in_member: bool,
     inflated_bytes: u64,
+    /// What was inflated, hashed: digest files name log files by it.
+    content: Sha256,
     /// What is wrong behind the bytes handed out.
     fault: Option<Reason>,
 }
@@ -88,7 +94,7 @@ impl<R: Read> Gunzip<R> {
 
     fn new(stored: StoredBytes<R>) -> Self {
         let inflate = Decompress::new_gzip(Self::WINDOW_BITS);
-        Self { stored, inflate, in_member: true, inflated_bytes: 0, fault: None }
+        Self { stored, inflate, in_member: true, inflated_bytes: 0, content: Sha256::new(), fault: None }
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, InflateError> {
@@ -120,6 +126,7 @@ impl<R: Read> Gunzip<R> {
                 Ok(Status::Ok | Status::BufError) | Err(_) => self.fault = Some(Reason::GzipCorrupt),
             }
             self.inflated_bytes += inflated as u64;
+            self.content.update(&buffer[..inflated]);
             let allowed = self.stored.get_ref().get_ref().1.bytes * INFLATE_RATIO_MAX;
             if allowed.max(INFLATED_BYTES_FREE) < self.inflated_bytes {
                 self.fault = Some(Reason::GzipBomb);

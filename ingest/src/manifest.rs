@@ -22,10 +22,20 @@ pub struct ObjectVersion {
 }
 
 impl ObjectVersion {
-    /// The key its manifests stand under: SHA-256 over name and content hash, in hexadecimal.
-    fn key(&self) -> String {
-        hex::encode(Sha256::new().chain_update(&self.name).chain_update([0]).chain_update(self.sha256).finalize())
+    /// The last part of its name: what delivered logs have for themselves, wherever a copy of them lies.
+    pub fn file_name(&self) -> &str {
+        file_name(&self.name)
     }
+}
+
+fn file_name(name: &str) -> &str {
+    // Slices are numbered from 0 in every run: only their whole name is their own.
+    if name.starts_with("slice:") { name } else { name.rsplit('/').next().unwrap_or(name) }
+}
+
+/// The key that the manifests of objects of one file name stand under: its SHA-256, in hexadecimal.
+fn key(file_name: &str) -> String {
+    hex::encode(Sha256::digest(file_name))
 }
 
 /// What one run read and sent.
@@ -43,6 +53,10 @@ pub struct Manifest {
     pub not_counted: BTreeMap<NotCounted, u64>,
     /// Dead letters, by reason.
     pub dead_letters: BTreeMap<Reason, u64>,
+    /// SHA-256 of the object's content, inflated; `None` in what was written before this was kept.
+    pub content_sha256: Option<[u8; 32]>,
+    /// The earliest and the latest event time of its usage; `None` without usage.
+    pub event_times: Option<(Timestamp, Timestamp)>,
     /// How many slices it sent; they are numbered from 0.
     pub slices: u32,
     /// When the reading began.
@@ -52,9 +66,21 @@ pub struct Manifest {
 impl Manifest {
     /// The manifest of a finished reading.
     pub fn new(run: RunId, name: String, found: ObjectRead, slices: u32, started_at: Timestamp) -> Self {
-        let ObjectRead { read, not_counted, dead_letters, stored_bytes, sha256 } = found;
+        let ObjectRead { read, not_counted, dead_letters, stored_bytes, sha256, content_sha256, event_times } = found;
         let object = ObjectVersion { name, sha256 };
-        Self { run, object, stored_bytes, read, not_counted, dead_letters, slices, started_at }
+        let content_sha256 = Some(content_sha256);
+        Self {
+            run,
+            object,
+            stored_bytes,
+            read,
+            not_counted,
+            dead_letters,
+            content_sha256,
+            event_times,
+            slices,
+            started_at,
+        }
     }
 
     /// Usage events sent: what counters and duplicates must add up to.
@@ -74,7 +100,7 @@ pub enum ManifestError {
     Item(#[from] ItemError),
 }
 
-/// The table of manifests: partition key `object`, sort key `run`. Ingest is its only writer.
+/// The table of manifests: partition key `object` (the hash of the file name), sort key `run`. Ingest is its only writer.
 #[derive(Clone, Debug)]
 pub struct Manifests {
     client: Client,
@@ -102,9 +128,39 @@ impl Manifests {
 
     /// Every run that read this object in this version to its end.
     pub async fn of_object(&self, object: &ObjectVersion) -> Result<Vec<Manifest>, ManifestError> {
-        let key = ("object", AttributeValue::S(object.key()));
+        let mut manifests = self.of_file_name(object.file_name()).await?;
+        manifests.retain(|manifest| manifest.object == *object);
+        Ok(manifests)
+    }
+
+    /// Every run that read an object of this file name to its end, wherever it lay and whatever its content.
+    pub async fn of_file_name(&self, file_name: &str) -> Result<Vec<Manifest>, ManifestError> {
+        let key = ("object", AttributeValue::S(key(file_name)));
         let items = dynamodb::query_all(&self.client, &self.table, key).await?;
-        Ok(items.iter().map(|item| manifest(item, object)).collect::<Result<_, ItemError>>()?)
+        Ok(items.iter().map(manifest).collect::<Result<_, ItemError>>()?)
+    }
+
+    /// Hands on every manifest there is, in no order. Reads the whole table.
+    pub async fn scan(&self, mut each: impl FnMut(Manifest)) -> Result<(), ManifestError> {
+        let mut start = None;
+        loop {
+            let page = self
+                .client
+                .scan()
+                .table_name(&self.table)
+                .consistent_read(true)
+                .set_exclusive_start_key(start)
+                .send()
+                .await
+                .map_err(|error| AwsError::new("Scan", error))?;
+            for item in page.items.unwrap_or_default() {
+                each(manifest(&item)?);
+            }
+            match page.last_evaluated_key {
+                Some(last) => start = Some(last),
+                None => return Ok(()),
+            }
+        }
     }
 }
 
@@ -115,8 +171,8 @@ fn item(manifest: &Manifest) -> Item {
     };
     let not_counted = manifest.not_counted.iter().map(|(kind, count)| (kind.as_str(), *count)).collect();
     let dead_letters = manifest.dead_letters.iter().map(|(reason, count)| (reason.as_str(), *count)).collect();
-    Item::from([
-        ("object".to_owned(), AttributeValue::S(manifest.object.key())),
+    let mut item = Item::from([
+        ("object".to_owned(), AttributeValue::S(key(manifest.object.file_name()))),
         ("run".to_owned(), AttributeValue::B(Blob::new(manifest.run.as_bytes().as_slice()))),
         ("name".to_owned(), AttributeValue::S(manifest.object.name.clone())),
         ("sha256".to_owned(), AttributeValue::B(Blob::new(manifest.object.sha256.as_slice()))),
@@ -126,10 +182,18 @@ fn item(manifest: &Manifest) -> Item {
         ("dead_letters".to_owned(), counts(dead_letters)),
         ("slices".to_owned(), number(manifest.slices.into())),
         ("started_at".to_owned(), AttributeValue::S(manifest.started_at.to_string())),
-    ])
+    ]);
+    if let Some(content) = &manifest.content_sha256 {
+        item.insert("content_sha256".to_owned(), AttributeValue::B(Blob::new(content.as_slice())));
+    }
+    if let Some((first, last)) = manifest.event_times {
+        item.insert("first_event_at".to_owned(), AttributeValue::S(first.to_string()));
+        item.insert("last_event_at".to_owned(), AttributeValue::S(last.to_string()));
+    }
+    item
 }
 
-fn manifest(item: &Item, object: &ObjectVersion) -> Result<Manifest, ItemError> {
+fn manifest(item: &Item) -> Result<Manifest, ItemError> {
     let counts = |attribute: &'static str| -> Result<Vec<(String, u64)>, ItemError> {
         let map = item.get(attribute).and_then(|value| value.as_m().ok()).ok_or(ItemError { attribute })?;
         let count = |value: &AttributeValue| value.as_n().ok().and_then(|digits| digits.parse().ok());
@@ -137,9 +201,15 @@ fn manifest(item: &Item, object: &ObjectVersion) -> Result<Manifest, ItemError> 
     };
     let wrong = |attribute| ItemError { attribute };
     let kind = |name: &str| [NotCounted::CloudTrailDigest].into_iter().find(|kind| kind.as_str() == name);
+    let hash = |attribute| -> Result<[u8; 32], ItemError> {
+        dynamodb::bytes(item, attribute)?.try_into().map_err(|_| wrong(attribute))
+    };
+    let time = |attribute| Timestamp::parse_rfc3339(dynamodb::text(item, attribute)?).map_err(|_| wrong(attribute));
+    let has_times = item.contains_key("first_event_at");
+    let event_times = has_times.then(|| Ok((time("first_event_at")?, time("last_event_at")?))).transpose()?;
     Ok(Manifest {
         run: RunId::from_bytes(dynamodb::bytes(item, "run")?.try_into().map_err(|_| wrong("run"))?),
-        object: object.clone(),
+        object: ObjectVersion { name: dynamodb::text(item, "name")?.to_owned(), sha256: hash("sha256")? },
         stored_bytes: dynamodb::number(item, "bytes")?,
         read: dynamodb::number(item, "read")?,
         not_counted: counts("not_counted")?
@@ -151,6 +221,8 @@ fn manifest(item: &Item, object: &ObjectVersion) -> Result<Manifest, ItemError> 
             .map(|(name, count)| Ok((Reason::parse(&name).ok_or(wrong("dead_letters"))?, count)))
             .collect::<Result<_, _>>()?,
         slices: u32::try_from(dynamodb::number(item, "slices")?).map_err(|_| wrong("slices"))?,
-        started_at: Timestamp::parse_rfc3339(dynamodb::text(item, "started_at")?).map_err(|_| wrong("started_at"))?,
+        content_sha256: item.contains_key("content_sha256").then(|| hash("content_sha256")).transpose()?,
+        event_times,
+        started_at: time("started_at")?,
     })
 }

@@ -35,6 +35,17 @@ pub struct ObjectRead {
     pub stored_bytes: u64,
     /// SHA-256 of the object as stored.
     pub sha256: [u8; 32],
+    /// SHA-256 of its content, inflated: how digest files name log files.
+    pub content_sha256: [u8; 32],
+    /// The earliest and the latest event time of its usage; `None` without usage.
+    pub event_times: Option<(Timestamp, Timestamp)>,
+}
+
+impl ObjectRead {
+    fn saw(&mut self, event_time: Timestamp) {
+        let (first, last) = self.event_times.unwrap_or((event_time, event_time));
+        self.event_times = Some((first.min(event_time), last.max(event_time)));
+    }
 }
 
 /// Why a reading stopped: nothing of it is done, so the object is read again.
@@ -70,15 +81,16 @@ pub fn read_object<E>(
             }
         };
         found.read += 1;
-        match judged.verdict {
-            Verdict::Usage(_) => {}
-            Verdict::NotCounted(kind) => *found.not_counted.entry(kind).or_default() += 1,
-            Verdict::DeadLetter(reason) => *found.dead_letters.entry(reason).or_default() += 1,
+        match &judged.verdict {
+            Verdict::Usage(event) => found.saw(event.event_time),
+            Verdict::NotCounted(kind) => *found.not_counted.entry(*kind).or_default() += 1,
+            Verdict::DeadLetter(reason) => *found.dead_letters.entry(*reason).or_default() += 1,
         }
         each(judged).map_err(ReadError::Sink)?;
     }
     let stored = records.finish().map_err(ReadError::Store)?;
     (found.stored_bytes, found.sha256) = (stored.bytes, stored.sha256);
+    found.content_sha256 = stored.content_sha256;
     Ok(found)
 }
 

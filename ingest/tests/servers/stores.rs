@@ -1,6 +1,6 @@
 use embedded::DynamoDb;
 use ingest::aws::AwsErrorKind;
-use ingest::dead_letter::{DeadLetter, DeadLetters};
+use ingest::dead_letter::{DeadLetter, DeadLetters, Dismissal, Scope};
 use ingest::manifest::{Manifest, Manifests, ObjectVersion};
 use ingest::{NotCounted, Reason, RunId, Timestamp};
 
@@ -18,6 +18,8 @@ fn manifest(run: u8, object: &str) -> Manifest {
         read: 1_000,
         not_counted: [(NotCounted::CloudTrailDigest, 1)].into(),
         dead_letters: Reason::ALL.iter().map(|reason| (*reason, 2)).collect(),
+        content_sha256: Some([run; 32]),
+        event_times: (run % 2 == 0).then(|| (at(0), at(i64::from(run)))),
         slices: 7,
         started_at: at(0),
     }
@@ -40,6 +42,17 @@ async fn manifests_are_found_by_object_name_and_content() {
     assert_eq!(manifests.of_object(&all[60].object).await.unwrap(), all[60..]);
     let other_content = ObjectVersion { sha256: [8; 32], ..all[0].object.clone() };
     assert_eq!(manifests.of_object(&other_content).await.unwrap(), []);
+
+    // A copy elsewhere has the same file name, and another name.
+    let copy = manifest(61, "/logs/b.json.gz");
+    manifests.put(std::slice::from_ref(&copy)).await.unwrap();
+    assert_eq!(manifests.of_object(&all[60].object).await.unwrap(), all[60..]);
+    assert_eq!(manifests.of_file_name("b.json.gz").await.unwrap(), [all[60].clone(), copy.clone()]);
+    all.push(copy);
+    let mut scanned = Vec::new();
+    manifests.scan(|manifest| scanned.push(manifest)).await.unwrap();
+    scanned.sort_by_key(|manifest| manifest.run);
+    assert_eq!(scanned, all);
     server.shutdown().await;
 }
 
@@ -83,6 +96,20 @@ async fn dead_letters_of_any_size_are_kept_once_and_whole_and_resolved() {
     all[0].resolved_at = Some(at(10));
     assert_eq!(letters.list().await.unwrap(), all);
 
+    // What somebody dismisses is no longer open; who did, and why, stays, and a second word changes nothing.
+    let dismissal = Dismissal { by: "eve".to_owned(), because: "a test record".to_owned() };
+    letters.dismiss(&all[2].id(), &dismissal, at(50)).await.unwrap();
+    let later = Dismissal { by: "mallory".to_owned(), because: String::new() };
+    for dismissed in [&all[2], &all[0]] {
+        letters.dismiss(&dismissed.id(), &later, at(60)).await.unwrap();
+    }
+    all[2].resolved_at = Some(at(50));
+    assert_eq!(letters.list().await.unwrap(), all);
+    let heads = letters.heads().await.unwrap();
+    let said: Vec<_> = heads.iter().filter_map(|head| head.dismissed.as_ref().map(|said| (&head.id, said))).collect();
+    assert_eq!(said, [(&all[2].id(), &dismissal)]);
+    assert_eq!(heads.iter().filter(|head| head.is_open()).count(), all.len() - 2);
+
     let unknown = letters.resolve("no such letter", at(40)).await.unwrap_err();
     assert!(!unknown.kind.is_passing(), "{unknown}");
     assert_eq!(letters.list().await.unwrap().len(), all.len());
@@ -96,7 +123,9 @@ async fn heads_of_dead_letters_hold_an_excerpt_and_loading_brings_the_rest() {
     letters.ensure_table().await.unwrap();
     let lengths = [0, 1, 511, 512, 513, 350_000, 350_001, 4 << 20];
     let bytes = |length: usize| (0..length).map(|n| (n % 251) as u8).collect::<Vec<_>>();
-    let all: Vec<_> = lengths.iter().map(|&length| dead_letter("a", length as u64, bytes(length))).collect();
+    let mut all: Vec<_> = lengths.iter().map(|&length| dead_letter("a", length as u64, bytes(length))).collect();
+    let dated = br#"{"recipientAccountId":"000000000012","eventTime":"2026-10-07T01:02:03.5Z"}"#;
+    all.push(dead_letter("a", 5 << 20, dated.to_vec()));
     letters.put(&all).await.unwrap();
     letters.resolve(&all[3].id(), at(10)).await.unwrap();
 
@@ -107,6 +136,7 @@ async fn heads_of_dead_letters_hold_an_excerpt_and_loading_brings_the_rest() {
         assert_eq!((head.reason, head.is_whole, head.seen_at), (letter.reason, letter.is_whole, letter.seen_at));
         assert_eq!(head.excerpt, letter.bytes[..letter.bytes.len().min(512)]);
         assert_eq!(head.length, letter.bytes.len() as u64);
+        assert_eq!(head.scope, Scope::of(letter));
         let resolved_at = (head.id == all[3].id()).then(|| at(10));
         assert_eq!(head.resolved_at, resolved_at);
         let loaded = letters.load(&head.id).await.unwrap();

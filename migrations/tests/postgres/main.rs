@@ -16,15 +16,8 @@ const LOGINS: [&str; 5] =
     ["securebase_app", "securebase_aggregator", "securebase_billing", "securebase_operator", "securebase_analytics"];
 
 /// The tables a tenant reads, each with one row of `anna` and one of `berta` on the stage.
-const TENANT_TABLES: [&str; 7] = [
-    "customers",
-    "account_ownership",
-    "usage_rows",
-    "usage_metrics",
-    "closes",
-    "closed_totals",
-    "evidence_records",
-];
+const TENANT_TABLES: [&str; 7] =
+    ["customers", "account_ownership", "usage_rows", "usage_metrics", "closes", "closed_totals", "evidence_records"];
 
 /// A migrated database with two customers and the tenant key.
 async fn stage() -> TestDatabase {
@@ -415,7 +408,10 @@ async fn a_close_is_whole_or_not_there_and_never_changes() {
         (format!("{close}; {}", total("'NaN'")), "closed_totals_total_is_exact"),
         (format!("{close}; {}", total("1e-19")), "closed_totals_total_is_exact"),
         (format!("{close}; {}", total("-1")), "closed_totals_total_is_exact"),
-        (format!("{close}; {}; commit; {}", evidence("e"), total("1")), "are written in the transaction of their close"),
+        (
+            format!("{close}; {}; commit; {}", evidence("e"), total("1")),
+            "are written in the transaction of their close",
+        ),
     ] {
         let mut transaction = aggregator.begin().await.unwrap();
         let written = run(&mut transaction, &statements.replace(", 2, ", ", 3, ")).await;

@@ -1,0 +1,19 @@
+//! A second, naive count of the same logs: what the product's counts are compared with.
+//!
+//! **Owns** the rules of counting once more, as plainly as they can be said: whole objects in memory, a set of everything
+//! seen, a map of what it came to.
+//!
+//! **Does not own** speed, bounded memory, stores; and shares no line with the product, whose mistakes it would repeat.
+//!
+//! **Promises** the answer that a patient person would come to with the rules in `docs/counting.md` and a pencil. Limits of
+//! the product's reader that are no rules of counting (records over 4 MiB, gzip bombs) are not in it.
+
+mod event;
+mod json;
+mod object;
+mod recount;
+pub mod time;
+
+pub use event::{Outcome, Unit, judge};
+pub use json::{Broken, Json};
+pub use recount::{Line, Recount, identities_sha256};
