@@ -344,6 +344,7 @@ impl Reader {
         let read = read_object(&name, source.open()?, started_at, |judged: Judged<'_>| {
             match judged.verdict {
                 Verdict::Usage(event) => packer.add(event, &mut slices),
+                Verdict::Facts(statement) => packer.add_statement(*statement, &mut slices),
                 Verdict::NotCounted(_) => {}
                 Verdict::DeadLetter(reason) => {
                     letter_bytes += LETTER_FRAME_BYTES + name.len() + judged.bytes.len();

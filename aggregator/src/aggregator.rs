@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::{StreamExt, stream};
 use ingest::dead_letter::{DeadLetter, DeadLetters};
-use ingest::{Bucket, Hour, Reason, Slice, Timestamp, stream_format};
+use ingest::{Bucket, Reason, Slice, Timestamp, Window, stream_format};
 
 use ingest::aws::AwsError;
 
@@ -16,7 +16,7 @@ use crate::commit_log::CommitLog;
 use crate::entry::CommitId;
 use crate::fold::Tally;
 
-/// Buckets and hours committed at once. What is known of so many is outside the cache.
+/// Buckets and windows committed at once. What is known of so many is outside the cache.
 const PARTITIONS_AT_ONCE: usize = 16;
 
 /// Counts slices and acknowledges them.
@@ -27,7 +27,7 @@ pub struct Aggregator<L> {
     dead_letters: DeadLetters,
     cache: Mutex<Cache>,
     /// Write units of slices that failed, to be acknowledged with them once they do not.
-    unacknowledged_units: BTreeMap<(Bucket, Hour), u64>,
+    unacknowledged_units: BTreeMap<(Bucket, Window), u64>,
     limits: Limits,
     random_id: fn() -> CommitId,
     counters: Arc<Counters>,
@@ -121,18 +121,34 @@ impl<L: CommitLog> Aggregator<L> {
         Self { limits, ..self }
     }
 
-    /// Counts a batch. Each bucket and hour is committed on its own; when one fails its slices come back in `failed` and
+    /// Counts a batch. Each bucket and window is committed on its own; when one fails its slices come back in `failed` and
     /// the rest is done.
     pub async fn run(&mut self, batch: Vec<Slice>, now: Timestamp) -> BatchOutcome {
         let mut places = Places::new();
         for slice in batch {
-            places.entry((slice.bucket, slice.hour)).or_default().push(slice);
+            places.entry((slice.bucket, slice.window())).or_default().push(slice);
         }
+        let facts = places.extract_if(.., |(_, window), _| matches!(window, Window::Day(_)));
+        let facts: Vec<Slice> = facts.flat_map(|(_, slices)| slices).collect();
         let done = commit_places(&self.log, &self.cache, places, &self.random_id, self.limits).await;
 
         let mut outcome = BatchOutcome::default();
         let mut acknowledged = Vec::new();
         let mut slices_done = Vec::new();
+        if !facts.is_empty() {
+            let committed = Committed {
+                tallies: vec![Tally::default(); facts.len()],
+                through: vec![Vec::new(); facts.len()],
+                ..Committed::default()
+            };
+            match self.set_aside(facts.iter(), Reason::SliceMalformed, now).await {
+                Ok(_) => {
+                    acknowledged.extend(acknowledge(&facts, &committed, 0));
+                    slices_done.extend(facts);
+                }
+                Err(error) => outcome.fail(facts, error.into()),
+            }
+        }
         for (place, slices, result) in done {
             let (mut committed, error) = match result {
                 Ok(committed) => (committed, None),
@@ -161,14 +177,14 @@ impl<L: CommitLog> Aggregator<L> {
         if let Err(error) = self.acknowledgements.put((self.random_id)(), &acknowledged).await {
             // Counted but not acknowledged: the next try finds everything known and says so.
             for (slice, said) in slices_done.iter().zip(&acknowledged) {
-                self.owe((slice.bucket, slice.hour), said.units);
+                self.owe((slice.bucket, slice.window()), said.units);
             }
             outcome.fail(slices_done, error.into());
         }
         outcome
     }
 
-    fn owe(&mut self, place: (Bucket, Hour), units: u64) {
+    fn owe(&mut self, place: (Bucket, Window), units: u64) {
         if 0 < units {
             *self.unacknowledged_units.entry(place).or_default() += units;
         }
@@ -187,12 +203,24 @@ impl<L: CommitLog> Aggregator<L> {
         error: &CommitError,
         now: Timestamp,
     ) -> Result<(), AwsError> {
-        let letters = slices.iter().zip(&committed.tallies).filter(|(slice, tally)| 0 < left_over(slice, tally));
-        let letters: Vec<DeadLetter> = letters
-            .map(|(slice, _)| DeadLetter {
+        let left_over = slices.iter().zip(&committed.tallies).filter(|(slice, tally)| 0 < left_over(slice, tally));
+        let letters = self.set_aside(left_over.map(|(slice, _)| slice), Reason::PartitionUntrusted, now).await?;
+        tracing::error!(%error, slices = letters, "a partition cannot be trusted; its slices are dead letters");
+        Ok(())
+    }
+
+    /// Sets slices aside, whole; says how many.
+    async fn set_aside(
+        &self,
+        slices: impl Iterator<Item = &Slice>,
+        reason: Reason,
+        now: Timestamp,
+    ) -> Result<usize, AwsError> {
+        let letters: Vec<DeadLetter> = slices
+            .map(|slice| DeadLetter {
                 object: format!("slice:{}/{}", slice.id.run, slice.id.number),
                 offset: 0,
-                reason: Reason::PartitionUntrusted,
+                reason,
                 bytes: stream_format::encode(std::slice::from_ref(slice)),
                 is_whole: true,
                 seen_at: now,
@@ -201,8 +229,7 @@ impl<L: CommitLog> Aggregator<L> {
             .collect();
         self.dead_letters.put(&letters).await?;
         self.counters.parked_slices.fetch_add(letters.len() as u64, Ordering::Relaxed);
-        tracing::error!(%error, slices = letters.len(), "a partition cannot be trusted; its slices are dead letters");
-        Ok(())
+        Ok(letters.len())
     }
 }
 
@@ -213,7 +240,7 @@ impl BatchOutcome {
     }
 }
 
-type Places = BTreeMap<(Bucket, Hour), Vec<Slice>>;
+type Places = BTreeMap<(Bucket, Window), Vec<Slice>>;
 
 /// Commits each place on its own. A place's state leaves the cache when its commit begins and is back when it ends.
 async fn commit_places<L: CommitLog>(
@@ -222,7 +249,7 @@ async fn commit_places<L: CommitLog>(
     places: Places,
     random_id: &(dyn Fn() -> CommitId + Sync),
     limits: Limits,
-) -> Vec<((Bucket, Hour), Vec<Slice>, Result<Committed, Box<PartlyCommitted>>)> {
+) -> Vec<((Bucket, Window), Vec<Slice>, Result<Committed, Box<PartlyCommitted>>)> {
     stream::iter(places)
         .map(|(place, slices)| async move {
             let mut loaded = lock(cache).take(place);
@@ -262,17 +289,17 @@ fn acknowledge<'a>(
     })
 }
 
-/// Known states by bucket and hour, the least recently used dropped first. Only speed depends on it.
+/// Known states by bucket and window, the least recently used dropped first. Only speed depends on it.
 #[derive(Debug, Default)]
 struct Cache {
     bytes_max: usize,
     bytes: usize,
     uses: u64,
-    places: BTreeMap<(Bucket, Hour), (u64, usize, Loaded)>,
+    places: BTreeMap<(Bucket, Window), (u64, usize, Loaded)>,
 }
 
 impl Cache {
-    fn take(&mut self, place: (Bucket, Hour)) -> Loaded {
+    fn take(&mut self, place: (Bucket, Window)) -> Loaded {
         match self.places.remove(&place) {
             Some((_, bytes, loaded)) => {
                 self.bytes -= bytes;
@@ -282,7 +309,7 @@ impl Cache {
         }
     }
 
-    fn put(&mut self, place: (Bucket, Hour), loaded: Loaded) {
+    fn put(&mut self, place: (Bucket, Window), loaded: Loaded) {
         if loaded.is_empty() {
             return;
         }
@@ -302,7 +329,7 @@ impl Cache {
 mod tests {
     use std::sync::atomic::AtomicUsize;
 
-    use ingest::{AccountId, CounterKey, Dimensions, Identity, Meter, RunId, SliceGroup, SliceId};
+    use ingest::{AccountId, CounterKey, Dimensions, Hour, Identity, Meter, RunId, SliceGroup, SliceId};
 
     use super::*;
     use crate::commit_log::{AppendError, ReadError, WriteUnits};
@@ -342,7 +369,7 @@ mod tests {
             let groups =
                 vec![SliceGroup { counter: counter.clone(), identities, first: hour.start(), last: hour.start() }];
             let id = SliceId { run: RunId::from_bytes([1; 16]), number };
-            ((account.bucket(), hour), vec![Slice { id, bucket: account.bucket(), hour, groups }])
+            ((account.bucket(), Window::Hour(hour)), vec![Slice::of_counts(id, account.bucket(), hour, groups)])
         };
         (0..hours).map(place).collect()
     }
@@ -365,9 +392,9 @@ mod tests {
     #[test]
     fn the_cache_drops_what_was_used_least_recently_and_never_holds_more_than_its_bytes() {
         let state = |hour: i64| {
-            let hour = Hour::from_number(500_000 + hour).unwrap();
-            let partition = Partition::root(Bucket::new(1).unwrap(), hour);
-            ((partition.bucket, hour), Loaded::from([(partition.clone(), crate::known::Known::empty(partition))]))
+            let window = Window::Hour(Hour::from_number(500_000 + hour).unwrap());
+            let partition = Partition::root(Bucket::new(1).unwrap(), window);
+            ((partition.bucket, window), Loaded::from([(partition.clone(), crate::known::Known::empty(partition))]))
         };
         let one = state(0).1.values().map(crate::known::Known::bytes).sum::<usize>();
         let mut cache = Cache { bytes_max: 3 * one, ..Cache::default() };

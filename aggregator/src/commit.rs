@@ -32,7 +32,7 @@ impl Default for Limits {
 /// Tries against conflicts before the batch goes back to the stream.
 const CONFLICTS_MAX: u32 = 100;
 
-/// What counting a batch in one bucket and hour came to.
+/// What counting a batch in one bucket and window came to.
 #[derive(Debug, Default)]
 pub struct Committed {
     /// One for each slice, in order.
@@ -110,7 +110,7 @@ impl CommitError {
 /// Known states by partition; the caller keeps them between batches, or does not.
 pub type Loaded = BTreeMap<Partition, Known>;
 
-/// Counts slices of one bucket and hour. `loaded` may hold what is known of their partitions from before; it comes back
+/// Counts slices of one bucket and window. `loaded` may hold what is known of their partitions from before; it comes back
 /// holding what is known now. `commit_id` gives a fresh random id for each entry.
 pub async fn commit<L: CommitLog>(
     log: &L,
@@ -145,10 +145,10 @@ impl<L: CommitLog> Writer<'_, L> {
     async fn commit_all(&mut self, loaded: &mut Loaded, slices: &[Slice]) -> Result<(), CommitError> {
         let Some(first) = slices.first() else { return Ok(()) };
         assert!(
-            slices.iter().all(|slice| (slice.bucket, slice.hour) == (first.bucket, first.hour)),
-            "a batch is of one bucket and hour"
+            slices.iter().all(|slice| (slice.bucket, slice.window()) == (first.bucket, first.window())),
+            "a batch is of one bucket and window"
         );
-        let root = Partition::root(first.bucket, first.hour);
+        let root = Partition::root(first.bucket, first.window());
         let mut waiting = vec![(root, slices.iter().cloned().enumerate().collect::<Vec<_>>())];
         while let Some((partition, parts)) = waiting.pop() {
             let known = loaded.remove(&partition);
@@ -296,7 +296,7 @@ mod tests {
         };
         let identities = identities.iter().map(|id| Identity::from_bytes([*id; 16])).collect();
         let groups = vec![SliceGroup { counter, identities, first: hour.start(), last: hour.start() }];
-        Slice { id: SliceId { run: RunId::from_bytes([1; 16]), number }, bucket: account.bucket(), hour, groups }
+        Slice::of_counts(SliceId { run: RunId::from_bytes([1; 16]), number }, account.bucket(), hour, groups)
     }
 
     /// A log in memory never waits.
@@ -338,7 +338,7 @@ mod tests {
             assert_eq!(log.logs().into_values().map(|log| log.len()).collect::<Vec<_>>(), [1], "{fault:?}");
             let gain = &committed.gains[0];
             assert_eq!((gain.from_version, gain.to_version), (0, 1), "{fault:?}");
-            assert_eq!(gain.totals.as_ref().unwrap()[&batch[0].groups[0].counter], 2, "{fault:?}");
+            assert_eq!(gain.totals.as_ref().unwrap()[&batch[0].groups()[0].counter], 2, "{fault:?}");
         }
     }
 
@@ -371,8 +371,8 @@ mod tests {
         let mut loaded = Loaded::new();
         let failed = now(commit(&log, &mut loaded, &batch, &ids, limits)).unwrap_err();
         assert!(failed.error.is_passing() && loaded.is_empty(), "{failed}");
-        let totals = |total| Some(HashMap::from([(batch[0].groups[0].counter.clone(), total)]));
-        let partition = Partition::root(batch[0].bucket, batch[0].hour);
+        let totals = |total| Some(HashMap::from([(batch[0].groups()[0].counter.clone(), total)]));
+        let partition = Partition::root(batch[0].bucket, batch[0].window());
         let gain = Gain { partition: partition.clone(), from_version: 0, to_version: 2, totals: totals(2) };
         assert_eq!((failed.committed.gains, failed.committed.units), (vec![gain], WriteUnits(1)), "one answer is lost");
         assert_eq!(failed.committed.tallies, [Tally::default()], "a partition's tallies come when it is done");
@@ -391,7 +391,7 @@ mod tests {
         let known = [slice(0, &[1, 2])];
         let mut loaded = Loaded::new();
         now(commit(&log, &mut loaded, &known, &ids, limits)).unwrap();
-        let root = Partition::root(known[0].bucket, known[0].hour);
+        let root = Partition::root(known[0].bucket, known[0].window());
         let child = root.child_of(&Identity::from_bytes([3; 16]));
         now(log.append(&child, &Entry { version: 2, commit: CommitId([9; 16]), content: Content::Split })).unwrap();
 
@@ -413,7 +413,7 @@ mod tests {
         let limits = Limits { split_at_identities: 2, ..Limits::default() };
         let run = |slices: &[Slice]| now(commit(&log, &mut Loaded::new(), slices, &ids, limits)).unwrap();
         let first = slice(0, &[1, 2]);
-        let root = Partition::root(first.bucket, first.hour);
+        let root = Partition::root(first.bucket, first.window());
         let child = |id| root.child_of(&Identity::from_bytes([id; 16]));
         run(&[first]);
         let committed = run(&[slice(1, &[]), slice(2, &[2]), slice(3, &[3]), slice(4, &[3, 1]), slice(5, &[4])]);
@@ -436,7 +436,7 @@ mod tests {
     fn a_log_that_contradicts_itself_is_told_from_one_that_cannot_be_reached() {
         let log = MemoryLog::default();
         let batch = [slice(0, &[1])];
-        let root = Partition::root(batch[0].bucket, batch[0].hour);
+        let root = Partition::root(batch[0].bucket, batch[0].window());
         let stray = Entry { version: 2, commit: CommitId([9; 16]), content: Content::Split };
         now(log.append(&root, &stray)).unwrap();
         let met = now(commit(&log, &mut Loaded::new(), &batch, &ids(), Limits::default())).unwrap_err().error;

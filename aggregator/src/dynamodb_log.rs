@@ -192,7 +192,7 @@ fn entry_group(group: &Item) -> Result<EntryGroup, ItemError> {
     let pair = |[a, b, c, d]: &[u8; 4]| (u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d]));
     Ok(EntryGroup {
         counter: CounterKey {
-            meter: Meter::parse(dynamodb::text(group, "m")?).map_err(|_| wrong("m"))?,
+            meter: Meter::parse_stored(dynamodb::text(group, "m")?).map_err(|_| wrong("m"))?,
             account: AccountId::parse(dynamodb::text(group, "a")?).map_err(|_| wrong("a"))?,
             dimensions: Dimensions { region: dimension("r")?, category: dimension("c")? },
         },

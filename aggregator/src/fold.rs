@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use ingest::{AccountId, CounterKey, Identity, Meter, Slice, SliceGroup, SliceId};
+use ingest::{AccountId, CounterKey, Identity, Meter, Slice, SliceContent, SliceGroup, SliceId};
 
 use crate::entry::{Content, EntryGroup};
 use crate::known::Known;
@@ -39,7 +39,7 @@ pub fn fold(known: &Known, batch: &[Slice], entry_bytes_max: usize) -> Folded {
     for (position, slice) in batch.iter().enumerate() {
         let mut tally = Tally::default();
         let mut mine = HashSet::<Scoped>::new();
-        for group in &slice.groups {
+        for group in slice.groups() {
             let (meter, account) = (group.counter.meter, group.counter.account);
             let mut elsewhere = BTreeMap::<Partition, Vec<Identity>>::new();
             for &identity in &group.identities {
@@ -70,15 +70,15 @@ pub fn fold(known: &Known, batch: &[Slice], entry_bytes_max: usize) -> Folded {
     folded
 }
 
+/// Adds a group to what a child gets of a slice of counts.
 fn add_part(parts: &mut Vec<(usize, Slice)>, position: usize, slice: &Slice, group: SliceGroup) {
+    let SliceContent::Counts { hour, .. } = slice.content else { return };
     match parts.last_mut() {
-        Some((last, part)) if *last == position => part.groups.push(group),
-        _ => parts.push((position, Slice { groups: vec![group], ..*slice_frame(slice) })),
+        Some((last, Slice { content: SliceContent::Counts { groups, .. }, .. })) if *last == position => {
+            groups.push(group)
+        }
+        _ => parts.push((position, Slice::of_counts(slice.id, slice.bucket, hour, vec![group]))),
     }
-}
-
-fn slice_frame(slice: &Slice) -> Box<Slice> {
-    Box::new(Slice { id: slice.id, bucket: slice.bucket, hour: slice.hour, groups: Vec::new() })
 }
 
 /// Collects new identities into entries of at most `entry_bytes_max`.

@@ -1,20 +1,21 @@
-//! Where counts live: one log for each bucket and hour, and its children once it is full.
+//! Where usage lives: a log for each bucket and hour of counts, one for each bucket and day of facts, and their children
+//! once they are full.
 
 use std::fmt;
 
-use ingest::{Bucket, Hour, Identity};
+use ingest::{Bucket, Hour, Identity, Window};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-/// One commit log: a bucket's hour, or a part of it after splits.
+/// One commit log: a bucket's hour or day, or a part of it after splits.
 ///
-/// Written `07/2026-10-01T13`, a child `07/2026-10-01T13/a`, its child `07/2026-10-01T13/a3`.
+/// Written `07/2026-10-01T13`, a child `07/2026-10-01T13/a`, its child `07/2026-10-01T13/a3`; of facts `07/2026-10-01`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Partition {
     /// The bucket of every account in it.
     pub bucket: Bucket,
-    /// The tumbling window of every event in it.
-    pub hour: Hour,
+    /// The tumbling window of everything in it: an hour of counts, a day of facts.
+    pub window: Window,
     /// One hexadecimal digit a split on the way to it; empty for the root.
     path: String,
 }
@@ -28,9 +29,17 @@ impl Partition {
     /// Children of a split partition.
     pub const FANOUT: u8 = 16;
 
-    /// The partition that every event of this bucket and hour is looked up in first.
-    pub fn root(bucket: Bucket, hour: Hour) -> Self {
-        Self { bucket, hour, path: String::new() }
+    /// The partition that everything of this bucket and window is looked up in first.
+    pub fn root(bucket: Bucket, window: Window) -> Self {
+        Self { bucket, window, path: String::new() }
+    }
+
+    /// The hour of its counts; `None` for a partition of facts.
+    pub fn hour(&self) -> Option<Hour> {
+        match self.window {
+            Window::Hour(hour) => Some(hour),
+            Window::Day(_) => None,
+        }
     }
 
     /// The child an identity belongs to once this partition is split: digit number `depth` of SHA-256 over the identity.
@@ -44,17 +53,17 @@ impl Partition {
     pub fn parse(text: &str) -> Result<Self, NotAPartition> {
         let mut parts = text.splitn(3, '/');
         let bucket = parts.next().and_then(|number| number.parse().ok()).and_then(Bucket::new).ok_or(NotAPartition)?;
-        let hour = Hour::parse_key(parts.next().ok_or(NotAPartition)?).map_err(|_| NotAPartition)?;
+        let window = Window::parse_key(parts.next().ok_or(NotAPartition)?).map_err(|_| NotAPartition)?;
         let path = parts.next().unwrap_or_default();
         let is_path = path.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
-        let partition = Self { bucket, hour, path: path.to_owned() };
+        let partition = Self { bucket, window, path: path.to_owned() };
         if is_path && path.len() < 64 && partition.to_string() == text { Ok(partition) } else { Err(NotAPartition) }
     }
 }
 
 impl fmt::Display for Partition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:02}/{}", self.bucket.number(), self.hour)?;
+        write!(f, "{:02}/{}", self.bucket.number(), self.window)?;
         if self.path.is_empty() { Ok(()) } else { write!(f, "/{}", self.path) }
     }
 }
@@ -78,10 +87,12 @@ mod tests {
         let grandchild = child.child_of(&identity);
         assert_eq!(Partition::parse(&grandchild.to_string()), Ok(grandchild.clone()));
         assert!(grandchild.to_string().starts_with(&child.to_string()));
-        for bad in
-            ["", "7/2026-10-01T13", "32/2026-10-01T13", "07/2026-10-01", "07/2026-10-01T13/", "07/2026-10-01T13/g"]
-                .into_iter()
-                .chain(["+7/2026-10-01T13", "07/2026-10-01t13", "07/2026-10-01 13", "07/2026-10-01T13/A"])
+        let facts = Partition::parse("07/2026-10-01").unwrap().child_of(&identity);
+        assert_eq!(Partition::parse(&facts.to_string()), Ok(facts.clone()));
+        assert_eq!(facts.to_string().len(), "07/2026-10-01/a".len());
+        for bad in ["", "7/2026-10-01T13", "32/2026-10-01T13", "07/2026-10", "07/2026-10-01T13/", "07/2026-10-01T13/g"]
+            .into_iter()
+            .chain(["+7/2026-10-01T13", "07/2026-10-01t13", "07/2026-10-01 13", "07/2026-10-01T13/A"])
         {
             assert_eq!(Partition::parse(bad), Err(NotAPartition), "{bad}");
         }

@@ -150,14 +150,17 @@ impl<L: CommitLog> RollUp<L> {
             let (partition, expected) = (partition.clone(), to_version + 1);
             return Err(Untrusted::Gap { partition, expected, found: target }.into());
         }
-        let counters = totals.into_iter().map(|(counter, total)| CounterTotal {
-            account: counter.account,
-            meter: counter.meter,
-            region: counter.dimensions.region.into_owned(),
-            category: counter.dimensions.category.into_owned(),
-            window: partition.hour,
-            total,
-            version: to_version,
+        // A partition of facts has no counters.
+        let counters = partition.hour().into_iter().flat_map(|window| {
+            totals.iter().map(move |(counter, &total)| CounterTotal {
+                account: counter.account,
+                meter: counter.meter,
+                region: counter.dimensions.region.clone().into_owned(),
+                category: counter.dimensions.category.clone().into_owned(),
+                window,
+                total,
+                version: to_version,
+            })
         });
         let counters = counters.collect();
         Ok(Advance { partition: partition.to_string(), from_version: cursor, to_version, counters })

@@ -8,7 +8,7 @@ use aws_sdk_kinesis::types::PutRecordsRequestEntry;
 
 use crate::aws::{AwsError, AwsErrorKind};
 use crate::backoff::Backoff;
-use crate::{Bucket, Slice, stream_format};
+use crate::{Bucket, Slice, UsageFact, stream_format};
 
 /// Most records in a PutRecords call (Kinesis API reference, PutRecords).
 const REQUEST_RECORDS_MAX: usize = 500;
@@ -50,7 +50,11 @@ pub fn pack(mut slices: Vec<Slice>) -> Vec<StreamRecord> {
 }
 
 fn estimated_bytes(slice: &Slice) -> usize {
-    260 + slice.groups.iter().map(|group| 240 + group.identities.len() * 22).sum::<usize>()
+    let counts = slice.groups().iter().map(|group| 240 + group.identities.len() * 22).sum::<usize>();
+    let names =
+        |fact: &UsageFact<'_>| fact.key.resource.len() + fact.key.export.as_ref().map_or(0, |of| of.scope.len());
+    let facts = slice.facts().iter().map(|fact| 260 + names(&fact.fact)).sum::<usize>();
+    260 + counts + facts
 }
 
 /// The partition key of a bucket.
@@ -130,7 +134,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{AccountId, CounterKey, Dimensions, Hour, Identity, Meter, RunId, SliceGroup, SliceId};
+    use crate::{
+        AccountId, CounterKey, Dimensions, ExportGeneration, FactKey, FactValue, Hour, Identity, Meter, RunId,
+        SliceFact, SliceGroup, SliceId,
+    };
 
     /// A record's data and key (Kinesis API reference, PutRecords).
     const RECORD_BYTES_MAX: usize = 1 << 20;
@@ -151,7 +158,7 @@ mod tests {
             SliceGroup { counter, identities: vec![Identity::from_bytes([7; 16]); identities], first: last, last }
         };
         let id = SliceId { run: RunId::from_bytes([0xff; 16]), number: u32::MAX - number };
-        Slice { id, bucket: account.bucket(), hour, groups: (0..groups).map(group).collect() }
+        Slice::of_counts(id, account.bucket(), hour, (0..groups).map(group).collect())
     }
 
     /// Packs, and finds every slice again in records that the service takes.
@@ -186,6 +193,33 @@ mod tests {
             });
             check(slices.collect());
         }
+    }
+
+    #[test]
+    fn the_largest_slice_of_facts_fits() {
+        let account = AccountId::parse("000000000001").unwrap();
+        let time = crate::Timestamp::from_micros(1_790_000_000_999_999).unwrap();
+        let name = |number: usize| format!("{number:03}{}", "\"".repeat(UsageFact::NAME_BYTES_MAX - 3));
+        let dimension = || "\\".repeat(Dimensions::VALUE_BYTES_MAX).into();
+        let fact = |number: usize| SliceFact {
+            fact: UsageFact {
+                key: FactKey {
+                    meter: Meter::ConfigRuleEvaluations,
+                    account,
+                    resource: name(number).into(),
+                    time,
+                    export: Some(ExportGeneration { scope: name(0).into(), number: UsageFact::REVISION_MAX }),
+                },
+                revision: UsageFact::REVISION_MAX,
+                dimensions: Dimensions { region: dimension(), category: dimension() },
+                end: Some(time.saturating_add_secs(1)),
+                value: FactValue::Amount("-999999999999999999.999999999999999999".parse().unwrap()),
+            },
+            is_primary: false,
+        };
+        let id = SliceId { run: RunId::from_bytes([0xff; 16]), number: u32::MAX };
+        let facts = (0..Slice::FACTS_MAX).map(fact).collect();
+        check(vec![Slice::of_facts(id, account.bucket(), time.day(), facts)]);
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! From a delivered AWS log to usage events on the stream.
 //!
-//! **Owns** the ids of usage, [`Timestamp`], [`Meter`], the usage event, the rules of what counts as what, the sources and
-//! the stream with its format, manifests and dead letters.
+//! **Owns** the ids of usage, [`Timestamp`], [`Meter`], the usage event and the usage fact, the rules of what counts as what,
+//! the sources and the stream with its format, manifests and dead letters.
 //!
 //! **Does not own** sums, windows' totals, customers, prices.
 //!
-//! **Promises** that every source record it reads ends as exactly one of: a usage event, a record not counted (with its
-//! kind), or a dead letter (with its reason); and that identity and event time come from the source event alone.
+//! **Promises** that every source record it reads ends as exactly one of: usage (an event, facts, or both), a record not
+//! counted (with its kind), or a dead letter (with its reason); and that identity and event time come from the source event alone.
 
 mod account;
 pub mod aws;
@@ -20,18 +20,24 @@ pub mod kinesis;
 pub mod manifest;
 mod meter;
 mod object;
+mod quantity;
 mod records;
 mod slice;
 pub mod stream_format;
 mod time;
 mod usage_event;
+mod usage_fact;
 mod verdict;
 
 pub use account::{AccountId, Bucket, NotAnAccountId};
 pub use identity::{Identity, NotCanonical};
-pub use meter::{Meter, UnknownMeter};
+pub use meter::{
+    Aggregation, DefinitionError, Meter, MeterDefinition, Meters, NotAMeterName, RawUnit, SampleMeter, UnknownMeter,
+};
 pub use object::{Judged, ObjectRead, ReadError, read_object};
-pub use slice::{CounterKey, Packer, RunId, Slice, SliceGroup, SliceId};
-pub use time::{Hour, NotAnInstant, Timestamp};
+pub use quantity::{NotAQuantity, Quantity};
+pub use slice::{CounterKey, Packer, RunId, Slice, SliceContent, SliceFact, SliceGroup, SliceId};
+pub use time::{Day, Hour, NotAnInstant, Timestamp, Window};
 pub use usage_event::{Dimensions, UsageEvent};
-pub use verdict::{NotCounted, Reason, Verdict};
+pub use usage_fact::{ContentHash, ExportGeneration, FactKey, FactValue, NotAFact, UsageFact};
+pub use verdict::{NotCounted, Reason, Statement, Verdict};

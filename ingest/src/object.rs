@@ -83,6 +83,10 @@ pub fn read_object<E>(
         found.read += 1;
         match &judged.verdict {
             Verdict::Usage(event) => found.saw(event.event_time),
+            Verdict::Facts(statement) => {
+                statement.event().into_iter().for_each(|event| found.saw(event.event_time));
+                statement.facts().iter().for_each(|fact| found.saw(fact.key.time));
+            }
             Verdict::NotCounted(kind) => *found.not_counted.entry(*kind).or_default() += 1,
             Verdict::DeadLetter(reason) => *found.dead_letters.entry(*reason).or_default() += 1,
         }

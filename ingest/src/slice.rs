@@ -1,9 +1,11 @@
-//! Usage events of one reading, packed by where they will be counted.
+//! Usage events and facts of one reading, packed by where they will be counted.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
-use crate::{AccountId, Bucket, Dimensions, Hour, Identity, Meter, Timestamp, UsageEvent};
+use crate::{
+    AccountId, Bucket, Day, Dimensions, Hour, Identity, Meter, Statement, Timestamp, UsageEvent, UsageFact, Window,
+};
 
 /// One reading of a source object or delivery. Random, made at the edge.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,17 +52,43 @@ pub struct SliceId {
     pub number: u32,
 }
 
-/// What one run has for one bucket and hour.
+/// What one run has for one partition: a bucket's hour of counts, or a bucket's day of facts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slice {
     /// Its name.
     pub id: SliceId,
     /// The bucket of every account in it.
     pub bucket: Bucket,
-    /// The hour of every event in it.
-    pub hour: Hour,
-    /// Its events by counter, in counter order.
-    pub groups: Vec<SliceGroup>,
+    /// What is in it.
+    pub content: SliceContent,
+}
+
+/// What is in a slice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SliceContent {
+    /// Usage events.
+    Counts {
+        /// The hour of every event in it.
+        hour: Hour,
+        /// Its events by counter, in counter order.
+        groups: Vec<SliceGroup>,
+    },
+    /// Usage facts.
+    Facts {
+        /// The day of every fact in it.
+        day: Day,
+        /// Its facts in order of their keys; of facts with one key in order of reading.
+        facts: Vec<SliceFact>,
+    },
+}
+
+/// A fact on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SliceFact {
+    /// What it says.
+    pub fact: UsageFact<'static>,
+    /// Whether it stands for its record in the balance. The others of a record go beside its event, or its first fact.
+    pub is_primary: bool,
 }
 
 /// The events of a slice that belong to one counter.
@@ -94,21 +122,61 @@ impl Slice {
     /// Most counters in a slice: even with the longest dimensions it stays below one Kinesis record of 1 MiB.
     pub const GROUPS_MAX: usize = 512;
 
-    /// Events in it.
+    /// Most facts in a slice: even with the longest names it stays below one Kinesis record of 1 MiB.
+    pub const FACTS_MAX: usize = 256;
+
+    /// A slice of usage events.
+    pub fn of_counts(id: SliceId, bucket: Bucket, hour: Hour, groups: Vec<SliceGroup>) -> Self {
+        Self { id, bucket, content: SliceContent::Counts { hour, groups } }
+    }
+
+    /// A slice of usage facts.
+    pub fn of_facts(id: SliceId, bucket: Bucket, day: Day, facts: Vec<SliceFact>) -> Self {
+        Self { id, bucket, content: SliceContent::Facts { day, facts } }
+    }
+
+    /// The window of its partition.
+    pub fn window(&self) -> Window {
+        match self.content {
+            SliceContent::Counts { hour, .. } => Window::Hour(hour),
+            SliceContent::Facts { day, .. } => Window::Day(day),
+        }
+    }
+
+    /// Its usage events by counter; none in a slice of facts.
+    pub fn groups(&self) -> &[SliceGroup] {
+        match &self.content {
+            SliceContent::Counts { groups, .. } => groups,
+            SliceContent::Facts { .. } => &[],
+        }
+    }
+
+    /// Its facts; none in a slice of counts.
+    pub fn facts(&self) -> &[SliceFact] {
+        match &self.content {
+            SliceContent::Counts { .. } => &[],
+            SliceContent::Facts { facts, .. } => facts,
+        }
+    }
+
+    /// Source records it stands for in the balance: its usage events, and its facts that are no companions of others.
     pub fn events(&self) -> usize {
-        self.groups.iter().map(|group| group.identities.len()).sum()
+        match &self.content {
+            SliceContent::Counts { groups, .. } => groups.iter().map(|group| group.identities.len()).sum(),
+            SliceContent::Facts { facts, .. } => facts.iter().filter(|fact| fact.is_primary).count(),
+        }
     }
 }
 
-/// Packs the usage events of one run into slices.
+/// Packs the usage events and facts of one run into slices.
 ///
-/// Holds at most [`Packer::PENDING_MAX`] events, so that an object of any size is packed in bounded memory; an object
-/// below that is packed without a single slice leaving before it is read to its end.
+/// Holds at most [`Packer::PENDING_MAX`] events and facts, so that an object of any size is packed in bounded memory; an
+/// object below that is packed without a single slice leaving before it is read to its end.
 pub struct Packer {
     run: RunId,
     next_number: u32,
     pending_events: usize,
-    pending: BTreeMap<(Bucket, Hour), Pending>,
+    pending: BTreeMap<(Bucket, Window), Pending>,
 }
 
 #[derive(Default)]
@@ -116,10 +184,11 @@ struct Pending {
     events: usize,
     group_of: HashMap<CounterKey, usize>,
     groups: Vec<SliceGroup>,
+    facts: Vec<SliceFact>,
 }
 
 impl Packer {
-    /// Most events held before all of them leave as slices.
+    /// Most events and facts held before all of them leave as slices.
     pub const PENDING_MAX: usize = 131_072;
 
     /// A packer for one run.
@@ -134,11 +203,33 @@ impl Packer {
 
     /// Adds one event; full slices go to `full`.
     pub fn add(&mut self, event: UsageEvent<'_>, full: &mut Vec<Slice>) {
-        let place = (event.account.bucket(), event.event_time.hour());
-        let pending = self.pending.entry(place).or_default();
-        pending.add(event);
+        let place = (event.account.bucket(), Window::Hour(event.event_time.hour()));
+        self.pending.entry(place).or_default().add(event);
+        self.added(place, full);
+    }
+
+    /// Adds everything a record says; full slices go to `full`.
+    pub fn add_statement(&mut self, statement: Statement<'_>, full: &mut Vec<Slice>) {
+        let (event, facts) = statement.into_parts();
+        let mut is_primary = event.is_none();
+        if let Some(event) = event {
+            self.add(event, full);
+        }
+        for fact in facts {
+            let place = (fact.key.account.bucket(), Window::Day(fact.day()));
+            let pending = self.pending.entry(place).or_default();
+            pending.facts.push(SliceFact { fact: fact.into_owned(), is_primary });
+            pending.events += 1;
+            self.added(place, full);
+            is_primary = false;
+        }
+    }
+
+    /// Lets go of what is full after something was added there.
+    fn added(&mut self, place: (Bucket, Window), full: &mut Vec<Slice>) {
         self.pending_events += 1;
-        if pending.events == Slice::IDENTITIES_MAX || pending.groups.len() == Slice::GROUPS_MAX {
+        let is_full = self.pending.get(&place).is_some_and(Pending::is_full);
+        if is_full {
             let pending = self.pending.remove(&place).unwrap_or_default();
             self.pending_events -= pending.events;
             full.push(self.slice(place, pending));
@@ -154,16 +245,30 @@ impl Packer {
         pending.into_iter().map(|(place, pending)| self.slice(place, pending)).collect()
     }
 
-    fn slice(&mut self, (bucket, hour): (Bucket, Hour), pending: Pending) -> Slice {
+    fn slice(&mut self, (bucket, window): (Bucket, Window), pending: Pending) -> Slice {
         let id = SliceId { run: self.run, number: self.next_number };
         self.next_number += 1;
-        let mut groups = pending.groups;
-        groups.sort_unstable_by(|a, b| a.counter.cmp(&b.counter));
-        Slice { id, bucket, hour, groups }
+        let Pending { mut groups, mut facts, .. } = pending;
+        match window {
+            Window::Hour(hour) => {
+                groups.sort_unstable_by(|a, b| a.counter.cmp(&b.counter));
+                Slice::of_counts(id, bucket, hour, groups)
+            }
+            Window::Day(day) => {
+                facts.sort_by(|a, b| a.fact.key.cmp(&b.fact.key));
+                Slice::of_facts(id, bucket, day, facts)
+            }
+        }
     }
 }
 
 impl Pending {
+    fn is_full(&self) -> bool {
+        self.facts.len() == Slice::FACTS_MAX
+            || self.groups.len() == Slice::GROUPS_MAX
+            || (self.facts.is_empty() && self.events == Slice::IDENTITIES_MAX)
+    }
+
     fn add(&mut self, event: UsageEvent<'_>) {
         let UsageEvent { meter, account, identity, event_time, dimensions } = event;
         let counter = CounterKey { meter, account, dimensions: dimensions.into_owned() };
@@ -191,6 +296,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{FactKey, FactValue, Quantity};
 
     fn event(account: u8, hour: u8, region: u8, identity: u8) -> UsageEvent<'static> {
         UsageEvent {
@@ -218,16 +324,72 @@ mod tests {
             let mut packed = BTreeMap::<_, usize>::new();
             for (number, slice) in slices.iter().enumerate() {
                 prop_assert_eq!(slice.id.number as usize, number);
-                for group in &slice.groups {
+                let Window::Hour(hour) = slice.window() else { panic!("a slice of counts") };
+                for group in slice.groups() {
                     prop_assert_eq!(group.counter.account.bucket(), slice.bucket);
-                    prop_assert!(slice.hour == group.first.hour() && slice.hour == group.last.hour());
+                    prop_assert!(hour == group.first.hour() && hour == group.last.hour());
                     for identity in &group.identities {
                         let account = group.counter.account.as_str().parse::<u8>().unwrap();
                         let region = group.counter.dimensions.region[1..].parse::<u8>().unwrap();
-                        let hour = u8::try_from(slice.hour.number()).unwrap();
+                        let hour = u8::try_from(hour.number()).unwrap();
                         *packed.entry((account, hour, region, identity.as_bytes()[0])).or_default() += 1;
                     }
                 }
+            }
+            prop_assert_eq!(packed, expected);
+        }
+    }
+
+    fn fact(account: u8, day: u8, resource: u8, amount: u8) -> UsageFact<'static> {
+        UsageFact {
+            key: FactKey {
+                meter: Meter::NatGatewayBytes,
+                account: AccountId::parse(&format!("{account:012}")).unwrap(),
+                resource: Cow::Owned(format!("nat-{resource}")),
+                time: Hour::from_number(i64::from(day) * 24 + 5).unwrap().start(),
+                export: None,
+            },
+            revision: 0,
+            dimensions: Dimensions { region: Cow::Borrowed("eu-west-1"), category: Cow::Borrowed(Dimensions::NONE) },
+            end: None,
+            value: FactValue::Amount(Quantity::whole(amount.into())),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn packing_facts_loses_none_and_lets_one_part_of_each_record_stand_for_it(
+            records in prop::collection::vec(
+                (any::<bool>(), prop::collection::vec((0..5_u8, 0..3_u8, 0..40_u8, any::<u8>()), 1..5)), 0..300,
+            ),
+        ) {
+            let mut packer = Packer::new(RunId::from_bytes([7; 16]));
+            let (mut slices, mut expected) = (Vec::new(), Vec::new());
+            for (has_event, facts) in &records {
+                let mut facts: Vec<_> =
+                    facts.iter().map(|&(account, day, resource, amount)| fact(account, day, resource, amount)).collect();
+                expected.extend(facts.iter().cloned().enumerate().map(|(place, fact)| (fact, !has_event && place == 0)));
+                let statement = if *has_event {
+                    Statement::beside(event(1, 1, 1, 1), facts)
+                } else {
+                    let others = facts.split_off(1);
+                    Statement::of_facts(facts.remove(0), others)
+                };
+                packer.add_statement(statement, &mut slices);
+            }
+            slices.extend(packer.flush());
+            prop_assert_eq!(slices.iter().map(Slice::events).sum::<usize>(), records.len());
+            let mut packed = Vec::new();
+            for slice in &slices {
+                prop_assert!(slice.facts().len() <= Slice::FACTS_MAX);
+                for SliceFact { fact, is_primary } in slice.facts() {
+                    let place = (fact.key.account.bucket(), Window::Day(fact.day()));
+                    prop_assert_eq!((slice.bucket, slice.window()), place);
+                    packed.push((fact.clone(), *is_primary));
+                }
+            }
+            for list in [&mut packed, &mut expected] {
+                list.sort_by_key(|(fact, is_primary)| (fact.key.clone(), fact.content_hash(), *is_primary));
             }
             prop_assert_eq!(packed, expected);
         }

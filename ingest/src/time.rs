@@ -6,6 +6,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use thiserror::Error;
 
 const MICROS_PER_HOUR: i64 = 3_600_000_000;
+const HOURS_PER_DAY: i64 = 24;
 
 /// One UTC instant, in microseconds since 1970-01-01T00:00:00Z; years 1 to 9999.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,6 +47,11 @@ impl Timestamp {
     /// The hour this instant lies in.
     pub fn hour(self) -> Hour {
         Hour(self.0.div_euclid(MICROS_PER_HOUR))
+    }
+
+    /// The UTC day this instant lies in.
+    pub fn day(self) -> Day {
+        self.hour().day()
     }
 
     /// This instant plus whole seconds; stops at the first and last instant.
@@ -99,6 +105,11 @@ impl Hour {
         Timestamp(self.0 * MICROS_PER_HOUR)
     }
 
+    /// The UTC day it lies in.
+    pub fn day(self) -> Day {
+        Day(self.0.div_euclid(HOURS_PER_DAY))
+    }
+
     /// Reads `2026-10-01T13`, the form used in keys.
     pub fn parse_key(text: &str) -> Result<Self, NotAnInstant> {
         if text.len() != 13 {
@@ -116,6 +127,83 @@ impl fmt::Display for Hour {
 }
 
 impl fmt::Debug for Hour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// One UTC day `[start, start + 24 h)`; the window of every partition of facts. Stored as whole days since 1970.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Day(i64);
+
+impl Day {
+    /// Whole days since 1970-01-01.
+    pub fn number(self) -> i64 {
+        self.0
+    }
+
+    /// The day's first instant.
+    pub fn start(self) -> Timestamp {
+        Timestamp(self.0 * HOURS_PER_DAY * MICROS_PER_HOUR)
+    }
+
+    /// Reads `2026-10-01`, the form used in keys.
+    pub fn parse_key(text: &str) -> Result<Self, NotAnInstant> {
+        if text.len() != 10 {
+            return Err(NotAnInstant);
+        }
+        Timestamp::parse_rfc3339(&format!("{text}T00:00:00Z")).map(Timestamp::day)
+    }
+}
+
+/// Writes `2026-10-01`, the form used in keys.
+impl fmt::Display for Day {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", DateTime::<Utc>::from(self.start()).format("%Y-%m-%d"))
+    }
+}
+
+impl fmt::Debug for Day {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The tumbling window of a log partition: counts by the hour, facts by the day.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Window {
+    /// Of counts.
+    Hour(Hour),
+    /// Of facts.
+    Day(Day),
+}
+
+impl Window {
+    /// Its first instant.
+    pub fn start(self) -> Timestamp {
+        match self {
+            Self::Hour(hour) => hour.start(),
+            Self::Day(day) => day.start(),
+        }
+    }
+
+    /// Reads `2026-10-01T13` or `2026-10-01`, the forms used in keys.
+    pub fn parse_key(text: &str) -> Result<Self, NotAnInstant> {
+        Hour::parse_key(text).map(Self::Hour).or_else(|_| Day::parse_key(text).map(Self::Day))
+    }
+}
+
+/// Writes `2026-10-01T13` or `2026-10-01`, the forms used in keys.
+impl fmt::Display for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hour(hour) => fmt::Display::fmt(hour, f),
+            Self::Day(day) => fmt::Display::fmt(day, f),
+        }
+    }
+}
+
+impl fmt::Debug for Window {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
@@ -176,5 +264,19 @@ mod tests {
         assert_eq!(at("1969-12-31T23:30:00Z").hour().start(), at("1969-12-31T23:00:00Z"));
         assert_eq!(Hour::parse_key("2023-07-10T12"), Ok(at("2023-07-10T12:10:00Z").hour()));
         assert!(Hour::parse_key("2023-07-10").is_err());
+    }
+
+    #[test]
+    fn a_day_is_half_open_also_before_1970_and_a_window_is_one_or_the_other() {
+        let at = |text| Timestamp::parse_rfc3339(text).unwrap();
+        assert_eq!(at("2023-07-10T23:59:59.999999Z").day().to_string(), "2023-07-10");
+        assert_eq!(at("1969-12-31T23:30:00Z").day().start(), at("1969-12-31T00:00:00Z"));
+        assert_eq!(at("0001-01-01T00:00:00Z").day().start(), Timestamp::MIN);
+        for key in ["2026-10-01", "2026-10-01T13"] {
+            assert_eq!(Window::parse_key(key).unwrap().to_string(), key);
+        }
+        for bad in ["", "2026-10", "2026-10-1", "2026-13-01", "2026-10-01T", "2026-10-01T13:00"] {
+            assert!(Window::parse_key(bad).is_err(), "{bad}");
+        }
     }
 }

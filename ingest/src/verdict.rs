@@ -2,17 +2,66 @@
 
 use std::fmt;
 
-use crate::UsageEvent;
+use crate::{UsageEvent, UsageFact};
 
 /// What a source record turned out to be. Every record read is exactly one of these.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict<'a> {
     /// It counts, unless it is a duplicate.
     Usage(UsageEvent<'a>),
+    /// It states facts, beside a usage event or alone.
+    Facts(Box<Statement<'a>>),
     /// Understood, and by rule not usage.
     NotCounted(NotCounted),
     /// Set aside whole, with the reason, to be replayed.
     DeadLetter(Reason),
+}
+
+/// Everything one source record says, where that is more than one usage event.
+///
+/// One part of it stands for the record in the balance: the event where it has one, otherwise the first fact. The others
+/// are counted, or known, beside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Statement<'a> {
+    event: Option<UsageEvent<'a>>,
+    facts: Vec<UsageFact<'a>>,
+}
+
+impl<'a> Statement<'a> {
+    /// An event and the facts it says beside, such as an Organizations event in CloudTrail.
+    pub fn beside(event: UsageEvent<'a>, facts: Vec<UsageFact<'a>>) -> Self {
+        Self { event: Some(event), facts }
+    }
+
+    /// Facts alone, at least one: a sample, a row of an export, a list.
+    pub fn of_facts(first: UsageFact<'a>, others: impl IntoIterator<Item = UsageFact<'a>>) -> Self {
+        Self { event: None, facts: std::iter::once(first).chain(others).collect() }
+    }
+
+    /// Its event.
+    pub fn event(&self) -> Option<&UsageEvent<'a>> {
+        self.event.as_ref()
+    }
+
+    /// Its facts.
+    pub fn facts(&self) -> &[UsageFact<'a>] {
+        &self.facts
+    }
+
+    /// Event and facts.
+    pub fn into_parts(self) -> (Option<UsageEvent<'a>>, Vec<UsageFact<'a>>) {
+        (self.event, self.facts)
+    }
+}
+
+impl<'a> Verdict<'a> {
+    /// The verdict on a record that says this.
+    pub fn of(statement: Statement<'a>) -> Self {
+        match statement {
+            Statement { event: Some(event), facts } if facts.is_empty() => Self::Usage(event),
+            statement => Self::Facts(Box::new(statement)),
+        }
+    }
 }
 
 /// Kinds of records that are understood and not usage.
@@ -78,6 +127,8 @@ reasons! {
     EventTimeMalformed "event_time_malformed" "eventTime is no UTC instant such as 2026-10-01T12:00:00Z; correct the source and replay.",
     EventTimeInFuture "event_time_in_future" "eventTime lies more than one hour ahead; check the source's clock, or replay later.",
     DimensionMalformed "dimension_malformed" "awsRegion or eventCategory is longer than 64 bytes or has control characters; correct the source and replay.",
+    MeterUnknown "meter_unknown" "No meter has this name; define it with `securebase meters define`, then replay.",
+    FactMalformed "fact_malformed" "Its value, resource or time is not what its meter takes; correct the source and replay.",
     SliceMalformed "slice_malformed" "A stream record is not in the documented format; find its writer, then replay its object.",
     PartitionUntrusted "partition_untrusted" "The log partition these events belong to has a gap or a wrong total; repair it, then replay.",
 }

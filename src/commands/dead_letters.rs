@@ -184,7 +184,7 @@ fn second_look(letter: &DeadLetter) -> anyhow::Result<SecondLook> {
     Ok(match cloudtrail::judge(&letter.bytes, account, edge::now()) {
         Verdict::DeadLetter(reason) => SecondLook::StillDead(reason),
         Verdict::NotCounted(_) => SecondLook::NotCounted,
-        Verdict::Usage(_) => {
+        Verdict::Usage(_) | Verdict::Facts(_) => {
             // As the only element of an array: a record alone may be read as lines.
             let bytes = [b"[", letter.bytes.as_slice(), b"]"].concat();
             SecondLook::Read(Source::Kept { name: letter.object.clone(), bytes })

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::task::{Context, Poll, Waker};
 
 use ingest::aws::{AwsError, AwsErrorKind};
-use ingest::{AccountId, Bucket, Dimensions, Hour, Identity, Meter, RunId, SliceGroup, SliceId};
+use ingest::{AccountId, Bucket, Dimensions, Hour, Identity, Meter, RunId, SliceGroup, SliceId, Window};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -196,9 +196,9 @@ async fn write(
     let mut aged = Loaded::new();
     while !queue.is_empty() {
         let size = rng.lock().unwrap().random_range(1..=queue.len());
-        let mut places = BTreeMap::<(Bucket, Hour), Vec<Slice>>::new();
+        let mut places = BTreeMap::<(Bucket, Window), Vec<Slice>>::new();
         for slice in queue.drain(..size) {
-            places.entry((slice.bucket, slice.hour)).or_default().push(slice);
+            places.entry((slice.bucket, slice.window())).or_default().push(slice);
         }
         for slices in places.into_values() {
             match pick(8) {
@@ -268,7 +268,7 @@ fn random_slices(rng: &mut StdRng) -> Vec<Slice> {
             let (first, last) = (hour.start(), hour.start());
             SliceGroup { counter, identities, first, last }
         });
-        made.push(Slice { id, bucket: accounts[0].bucket(), hour, groups: groups.collect() });
+        made.push(Slice::of_counts(id, accounts[0].bucket(), hour, groups.collect()));
     }
     made
 }
@@ -402,7 +402,7 @@ impl CommitLog for SteppedLog {
     }
 }
 
-type Scope = (Meter, AccountId, Hour);
+type Scope = (Meter, AccountId, Window);
 
 /// Everything that must hold afterwards, recounted from what was sent and what is stored.
 fn compare(slices: &[Slice], log: &SteppedLog, seen: Seen, limits: Limits) -> Result<Met, String> {
@@ -412,8 +412,8 @@ fn compare(slices: &[Slice], log: &SteppedLog, seen: Seen, limits: Limits) -> Re
 
     let mut sent = BTreeMap::<Scope, BTreeSet<Identity>>::new();
     for slice in slices {
-        for group in &slice.groups {
-            let scope = (group.counter.meter, group.counter.account, slice.hour);
+        for group in slice.groups() {
+            let scope = (group.counter.meter, group.counter.account, slice.window());
             sent.entry(scope).or_default().extend(&group.identities);
         }
     }
@@ -438,7 +438,7 @@ fn compare(slices: &[Slice], log: &SteppedLog, seen: Seen, limits: Limits) -> Re
                 let total = running.entry(group.counter.clone()).or_default();
                 *total += group.identities.len() as u64;
                 ensure(*total == group.total, &|| format!("{partition}: entry {place} has a wrong total"))?;
-                let scope = (group.counter.meter, group.counter.account, partition.hour);
+                let scope = (group.counter.meter, group.counter.account, partition.window);
                 for identity in &group.identities {
                     let is_new = counted.entry(scope).or_default().insert(*identity);
                     ensure(is_new, &|| format!("{partition}: entry {place} counts {identity:?} again"))?;
@@ -446,7 +446,7 @@ fn compare(slices: &[Slice], log: &SteppedLog, seen: Seen, limits: Limits) -> Re
             }
         }
         for (counter, total) in running {
-            *totals.entry((counter.meter, counter.account, partition.hour)).or_default() += total;
+            *totals.entry((counter.meter, counter.account, partition.window)).or_default() += total;
         }
     }
     ensure(counted == sent, &|| "what is counted is not what was sent".to_owned())?;
@@ -529,7 +529,7 @@ fn compare_named(
     logs: &BTreeMap<Partition, Vec<Entry>>,
 ) -> Result<(), String> {
     let mut sought = BTreeSet::new();
-    for group in &slice.groups {
+    for group in slice.groups() {
         let (meter, account) = (group.counter.meter, group.counter.account);
         sought.extend(group.identities.iter().map(|identity| (meter, account, *identity)));
     }

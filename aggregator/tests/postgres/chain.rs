@@ -13,7 +13,7 @@ use aggregator::rollup::{RollUp, RollUpError};
 use aggregator::usage_rows::{AdvanceError, CounterTotal};
 use embedded::{Kinesis, KinesisOptions};
 use ingest::kinesis::{StreamRecord, StreamWriter, pack};
-use ingest::{Hour, Meter, Reason};
+use ingest::{Hour, Meter, Reason, Window};
 use tokio::sync::mpsc;
 
 use crate::clients;
@@ -41,7 +41,7 @@ async fn in_rows(stage: &Stage) -> Counts {
     for ((_, counter), (_, total)) in stage.rows().await {
         let mut parts = counter.split(' ');
         let account = ingest::AccountId::parse(parts.next().unwrap()).unwrap();
-        let meter = Meter::parse(parts.next().unwrap()).unwrap();
+        let meter = Meter::parse_stored(parts.next().unwrap()).unwrap();
         *counts.entry((meter, account, hour(parts.next().unwrap()))).or_default() += total;
     }
     counts
@@ -166,7 +166,7 @@ async fn a_partition_at_fault_does_not_hold_up_the_others() {
     let all: Vec<Event> = (0..4).map(|at| event(at, 1)).collect();
     let outcome = tables.aggregator(0, SMALL).run(slices(1, &all), now()).await;
     assert!(outcome.failure.is_none(), "{outcome:?}");
-    let root = |at: i64| Partition::root(account(1).bucket(), Hour::from_number(HOUR + at).unwrap());
+    let root = |at: i64| Partition::root(account(1).bucket(), Window::Hour(Hour::from_number(HOUR + at).unwrap()));
     let roll_up = RollUp::new(tables.log.clone(), stage.rows.clone());
     let wanted = |versions: [u64; 4]| sweep((0..).map(root).zip(versions).collect());
     let stray = |version| Entry { version, commit: CommitId([1; 16]), content: Content::Split };
@@ -187,12 +187,12 @@ async fn a_partition_at_fault_does_not_hold_up_the_others() {
     let refused = roll_up.apply(wanted([0, 1, 1, 1]), now()).await.unwrap();
     assert!(refused.is_empty(), "{refused:?}");
     let counted = |ats: std::ops::Range<i64>| -> Counts {
-        ats.map(|at| ((Meter::CloudTrailEvents, account(1), root(at).hour), 1)).collect()
+        ats.map(|at| ((Meter::CloudTrailEvents, account(1), root(at).hour().unwrap()), 1)).collect()
     };
     assert_eq!(in_rows(&stage).await, counted(1..4), "all but the gap");
 
     // A row that says more than its log does.
-    let counter = counter(account(1), &root(3).hour.to_string(), 9, 2);
+    let counter = counter(account(1), &root(3).window.to_string(), 9, 2);
     let more = advance(&root(3).to_string(), (1, 2), &[CounterTotal { region: "region-0".into(), ..counter }]);
     stage.rows.advance(&[more], now()).await.unwrap();
     let later: Vec<Event> = (2..4).flat_map(|at| [event(at, 2), event(at, 3)]).collect();
@@ -217,6 +217,6 @@ async fn a_partition_at_fault_does_not_hold_up_the_others() {
     assert!(matches!(&back.reason, RollUpError::Advance(AdvanceError::TotalWentBack { .. })), "{back}");
     assert!(matches!(&unstorable.reason, RollUpError::Advance(AdvanceError::Malformed { .. })), "{unstorable}");
     assert_eq!((&unstorable.partition, &back.partition), (&root(4), &root(3)));
-    assert_eq!(in_rows(&stage).await[&(Meter::CloudTrailEvents, account(1), root(2).hour)], 3);
+    assert_eq!(in_rows(&stage).await[&(Meter::CloudTrailEvents, account(1), root(2).hour().unwrap())], 3);
     tables.server.shutdown().await;
 }

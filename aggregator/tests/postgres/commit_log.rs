@@ -6,7 +6,7 @@ use aggregator::partition::Partition;
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
 use ingest::stream_format;
-use ingest::{CounterKey, Dimensions, Hour, Identity, Meter, Reason, RunId, SliceId};
+use ingest::{CounterKey, Dimensions, Hour, Identity, Meter, Reason, RunId, SliceId, Window};
 
 use crate::stage::{account, now};
 use crate::tables::{Counts, Event, HOUR, SMALL, Tables, commit_id, events, recount, slices};
@@ -115,7 +115,7 @@ async fn four_aggregators_on_the_same_slices_count_every_event_once() {
 
 /// Appends to the log of an account's hour, whatever it says.
 async fn plant(tables: &Tables, hour: i64, entries: &[Entry]) -> Partition {
-    let partition = Partition::root(account(1).bucket(), Hour::from_number(hour).unwrap());
+    let partition = Partition::root(account(1).bucket(), Window::Hour(Hour::from_number(hour).unwrap()));
     for entry in entries {
         tables.log.append(&partition, entry).await.unwrap();
     }
@@ -134,7 +134,7 @@ async fn slices_of_a_log_that_cannot_be_trusted_are_set_aside_and_the_others_go_
     }
     plant(&tables, HOUR + 2, &[entry(1, 2), Entry { version: 2, ..again }]).await;
     plant(&tables, HOUR + 3, &[split(1), entry(2, 2)]).await;
-    let foreign = Partition::root(account(1).bucket(), Hour::from_number(HOUR + 4).unwrap());
+    let foreign = Partition::root(account(1).bucket(), Window::Hour(Hour::from_number(HOUR + 4).unwrap()));
     let item = tables.client().put_item().table_name("commit_log");
     let item = item.item("partition", AttributeValue::S(foreign.to_string()));
     let item = item.item("version", AttributeValue::N("1".into()));
@@ -167,7 +167,7 @@ async fn slices_of_a_log_that_cannot_be_trusted_are_set_aside_and_the_others_go_
     assert_eq!(acknowledged.slices.len(), batch.len(), "all are dealt with");
     for slice in &batch {
         let acknowledged = &acknowledged.slices[&slice.id.number];
-        let is_at_fault = slice.hour.number() < HOUR + at_fault;
+        let is_at_fault = slice.window() < Window::Hour(Hour::from_number(HOUR + at_fault).unwrap());
         assert_eq!(acknowledged.parked, if is_at_fault { 2 } else { 0 });
         assert_eq!(acknowledged.tally.counted, if is_at_fault { 0 } else { 2 });
         assert_eq!(acknowledged.through.is_empty(), is_at_fault, "nothing to wait for");

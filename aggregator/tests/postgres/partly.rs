@@ -9,7 +9,7 @@ use aggregator::commit_log::CommitLog as _;
 use aggregator::entry::{Content, Entry};
 use aggregator::memory_log::{Fault, MemoryLog};
 use aggregator::partition::Partition;
-use ingest::{Hour, Identity, stream_format};
+use ingest::{Hour, Identity, Window, stream_format};
 
 use crate::stage::{account, now};
 use crate::tables::{Event, HOUR, SMALL, Tables, commit_id, slices};
@@ -19,7 +19,7 @@ fn event(identity: u32) -> Event {
 }
 
 fn root() -> Partition {
-    Partition::root(account(1).bucket(), Hour::from_number(HOUR).unwrap())
+    Partition::root(account(1).bucket(), Window::Hour(Hour::from_number(HOUR).unwrap()))
 }
 
 fn child_of(event: &Event) -> Partition {

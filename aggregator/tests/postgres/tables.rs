@@ -75,7 +75,8 @@ impl Tables {
             }
             assert!(version <= known.version(), "{partition} is acknowledged up to {version}");
             for (counter, total) in known.totals() {
-                *counts.entry((counter.meter, counter.account, partition.hour)).or_default() += total;
+                let hour = partition.hour().expect("a partition of counts");
+                *counts.entry((counter.meter, counter.account, hour)).or_default() += total;
             }
         }
         counts

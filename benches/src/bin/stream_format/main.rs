@@ -14,7 +14,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use clap::Parser;
 use flate2::Compression;
 use ingest::kinesis::{StreamRecord, partition_key};
-use ingest::{Bucket, CounterKey, Hour, Identity, Packer, RunId, Slice, Timestamp, UsageEvent, Verdict, read_object};
+use ingest::{
+    Bucket, CounterKey, Hour, Identity, Packer, RunId, Slice, Timestamp, UsageEvent, Verdict, Window, read_object,
+};
 
 use candidate::{Candidate, Decoded, Put};
 
@@ -203,10 +205,11 @@ fn counted(event: &UsageEvent<'_>) -> Counted {
 }
 
 fn counted_of_slice(slice: &Slice) -> impl Iterator<Item = Counted> {
+    let Window::Hour(hour) = slice.window() else { panic!("only events were put") };
     slice
-        .groups
+        .groups()
         .iter()
-        .flat_map(|group| group.identities.iter().map(|identity| (group.counter.clone(), slice.hour, *identity)))
+        .flat_map(move |group| group.identities.iter().map(move |identity| (group.counter.clone(), hour, *identity)))
 }
 
 /// Adds one round.
