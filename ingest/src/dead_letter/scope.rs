@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::DeadLetter;
-use crate::{AccountId, Timestamp, cloudtrail, stream_format};
+use crate::{AccountId, FactValue, Slice, Timestamp, UsageFact, cloudtrail, stream_format};
 
 /// How long before it is delivered under its name a log object's events may have happened, in seconds. CloudTrail
 /// delivers within minutes; a day holds up a close too many rather than one too few.
@@ -43,10 +43,26 @@ impl Scope {
 
 fn of_slices(bytes: &[u8]) -> Scope {
     let Ok(slices) = stream_format::decode(bytes) else { return Scope::default() };
-    let groups = || slices.iter().flat_map(|slice| &slice.groups);
-    let accounts: BTreeSet<AccountId> = groups().map(|group| group.counter.account).collect();
-    let times = groups().map(|group| group.first).min().zip(groups().map(|group| group.last).max());
+    let groups = slices.iter().flat_map(Slice::groups);
+    let counts = groups.map(|group| (group.counter.account, group.first, group.last));
+    let facts = slices.iter().flat_map(Slice::facts).map(|part| &part.fact);
+    if facts.clone().any(|fact| matches!(fact.value, FactValue::ExportEnd { .. })) {
+        // It gives force to rows of any account and time.
+        return Scope::default();
+    }
+    let facts = facts.map(|fact| (fact.key.account, fact.key.time, last_of(fact)));
+    let all: Vec<_> = counts.chain(facts).collect();
+    let times = all.iter().map(|(_, first, _)| *first).min().zip(all.iter().map(|(_, _, last)| *last).max());
+    let accounts: BTreeSet<AccountId> = all.into_iter().map(|(account, _, _)| account).collect();
     Scope { accounts: (!accounts.is_empty()).then_some(accounts), times }
+}
+
+/// The last instant a fact says something of: an amount the hour it begins in, anything else until it is told otherwise.
+fn last_of(fact: &UsageFact<'_>) -> Timestamp {
+    match fact.value {
+        FactValue::Amount(_) => fact.end.unwrap_or(fact.key.time),
+        _ => Timestamp::MAX,
+    }
 }
 
 /// Where accounts and times stand in the events we know, and in the envelopes around them.
@@ -108,7 +124,10 @@ fn delivered_at(part: &str) -> Option<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Bucket, CounterKey, Dimensions, Hour, Identity, Meter, Reason, RunId, Slice, SliceGroup, SliceId};
+    use crate::{
+        Bucket, CounterKey, Dimensions, FactKey, Hour, Identity, Meter, Quantity, Reason, RunId, SliceFact, SliceGroup,
+        SliceId,
+    };
 
     const NAMED: &str =
         "s3://b/AWSLogs/111122223333/x/111122223333_CloudTrail_eu-west-1_20261101T0005Z_Ab3dEf6hIj9kLm2n.json.gz";
@@ -177,10 +196,34 @@ mod tests {
         let bucket: Bucket = account("000000000012").bucket();
         let other = (13..).map(|n| format!("{n:012}")).find(|id| account(id).bucket() == bucket).unwrap();
         let id = SliceId { run: RunId::from_bytes([1; 16]), number: 0 };
-        let slice = Slice { id, bucket, hour, groups: vec![group("000000000012"), group(&other)] };
+        let slice = Slice::of_counts(id, bucket, hour, vec![group("000000000012"), group(&other)]);
         let scope = Scope::of(&letter("slice:0101/0", &stream_format::encode(&[slice]), true));
         assert_eq!(scope.accounts, Some([account("000000000012"), account(&other)].into()));
         assert_eq!(scope.times, Some((hour.start(), hour.start().saturating_add_secs(7))));
+
+        let fact = |value| UsageFact {
+            key: FactKey {
+                meter: Meter::DataTransferBytes,
+                account: account("000000000012"),
+                resource: "r".into(),
+                time: hour.start(),
+                export: None,
+            },
+            revision: 0,
+            dimensions: Dimensions { region: "r".into(), category: "c".into() },
+            end: Some(hour.start().saturating_add_secs(60)),
+            value,
+        };
+        let of = |value| {
+            let facts = vec![SliceFact { fact: fact(value), is_primary: true }];
+            let slice = Slice::of_facts(id, bucket, hour.day(), facts);
+            Scope::of(&letter("slice:0101/0", &stream_format::encode(&[slice]), true))
+        };
+        let amount = of(FactValue::Amount(Quantity::ZERO));
+        assert_eq!(amount.times, Some((hour.start(), hour.start().saturating_add_secs(60))));
+        assert_eq!(amount.accounts, Some([account("000000000012")].into()));
+        assert_eq!(of(FactValue::Live).times, Some((hour.start(), Timestamp::MAX)), "it lasts");
+        assert_eq!(of(FactValue::ExportEnd { facts: 1 }), Scope::default(), "it may concern anybody");
     }
 
     #[test]
