@@ -5,4 +5,5 @@
 mod dynamodb;
 mod kinesis;
 mod postgres;
+mod s3;
 mod test_database;
