@@ -87,8 +87,12 @@ fn kind_of(code: &str, status: u16) -> AwsErrorKind {
         | "IncompleteSignature"
         | "MissingAuthenticationToken"
         | "MissingAuthenticationTokenException"
-        | "ExpiredTokenException" => AwsErrorKind::NotAllowed,
-        "ResourceNotFoundException" => AwsErrorKind::NotFound,
+        | "ExpiredTokenException"
+        | "AccessDenied"
+        | "InvalidAccessKeyId"
+        | "SignatureDoesNotMatch"
+        | "ExpiredToken" => AwsErrorKind::NotAllowed,
+        "ResourceNotFoundException" | "NoSuchBucket" => AwsErrorKind::NotFound,
         _ => match status {
             429 => AwsErrorKind::Throttled,
             408 | 500..=599 => AwsErrorKind::Unreachable,
@@ -121,6 +125,8 @@ mod tests {
             ("RequestTimeout", 408, AwsErrorKind::Unreachable),
             ("", 502, AwsErrorKind::Unreachable),
             ("AccessDeniedException", 400, AwsErrorKind::NotAllowed),
+            ("SignatureDoesNotMatch", 403, AwsErrorKind::NotAllowed),
+            ("SlowDown", 503, AwsErrorKind::Unreachable),
             ("ResourceNotFoundException", 400, AwsErrorKind::NotFound),
             ("ValidationException", 400, AwsErrorKind::Refused),
             ("ConditionalCheckFailedException", 400, AwsErrorKind::Refused),

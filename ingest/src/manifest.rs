@@ -200,7 +200,6 @@ fn manifest(item: &Item) -> Result<Manifest, ItemError> {
         map.iter().map(|(name, value)| Ok((name.clone(), count(value).ok_or(ItemError { attribute })?))).collect()
     };
     let wrong = |attribute| ItemError { attribute };
-    let kind = |name: &str| [NotCounted::CloudTrailDigest].into_iter().find(|kind| kind.as_str() == name);
     let hash = |attribute| -> Result<[u8; 32], ItemError> {
         dynamodb::bytes(item, attribute)?.try_into().map_err(|_| wrong(attribute))
     };
@@ -214,7 +213,7 @@ fn manifest(item: &Item) -> Result<Manifest, ItemError> {
         read: dynamodb::number(item, "read")?,
         not_counted: counts("not_counted")?
             .into_iter()
-            .map(|(name, count)| Ok((kind(&name).ok_or(wrong("not_counted"))?, count)))
+            .map(|(name, count)| Ok((NotCounted::parse(&name).ok_or(wrong("not_counted"))?, count)))
             .collect::<Result<_, _>>()?,
         dead_letters: counts("dead_letters")?
             .into_iter()

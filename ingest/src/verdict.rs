@@ -69,13 +69,34 @@ impl<'a> Verdict<'a> {
 pub enum NotCounted {
     /// A CloudTrail digest file: it lists log objects and is no event.
     CloudTrailDigest,
+    /// A notice of a new object: what the object holds counts.
+    ObjectNotice,
+    /// What S3 sends when notices are set up.
+    S3TestEvent,
+    /// A notice of anything but a new object: a removal, a restore, a tag.
+    S3OtherNotice,
+    /// A topic asks whether it may send.
+    SnsConfirmation,
 }
 
 impl NotCounted {
+    /// Every kind.
+    pub const ALL: &'static [Self] =
+        &[Self::CloudTrailDigest, Self::ObjectNotice, Self::S3TestEvent, Self::S3OtherNotice, Self::SnsConfirmation];
+
+    /// Reads a kind's name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.as_str() == name)
+    }
+
     /// The name used in balances and manifests.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::CloudTrailDigest => "cloudtrail_digest",
+            Self::ObjectNotice => "object_notice",
+            Self::S3TestEvent => "s3_test_event",
+            Self::S3OtherNotice => "s3_other_notice",
+            Self::SnsConfirmation => "sns_confirmation",
         }
     }
 }
@@ -129,6 +150,12 @@ reasons! {
     DimensionMalformed "dimension_malformed" "awsRegion or eventCategory is longer than 64 bytes or has control characters; correct the source and replay.",
     MeterUnknown "meter_unknown" "No meter has this name; define it with `securebase meters define`, then replay.",
     FactMalformed "fact_malformed" "Its value, resource or time is not what its meter takes; correct the source and replay.",
+    NoticeMalformed "notice_malformed" "The notice names no readable bucket and key, or wraps too deep; find its sender, or replay the object itself.",
+    NoticeVersion "notice_version" "The notice has a major version that this program does not know; replay with a version that does.",
+    ObjectMissing "object_missing" "The object of the notice is gone; bring it back under its name, then replay.",
+    ObjectDenied "object_denied" "Reading the object is denied (or it is missing and listing is denied); correct the policies of bucket and key, then replay.",
+    ObjectArchived "object_archived" "The object is in an archive class; restore it, then replay.",
+    ObjectChanged "object_changed" "The object was written again since the notice; replay its versions from the bucket.",
     SliceMalformed "slice_malformed" "A stream record is not in the documented format; find its writer, then replay its object.",
     PartitionUntrusted "partition_untrusted" "The log partition these events belong to has a gap or a wrong total; repair it, then replay.",
 }

@@ -27,3 +27,16 @@ pub(crate) fn kinesis(endpoint: &str) -> aws_sdk_kinesis::Client {
         .endpoint_url(endpoint);
     aws_sdk_kinesis::Client::from_conf(config.build())
 }
+
+/// The embedded S3 lets in whoever signs with its own access key, which is `any` here.
+pub(crate) fn s3(endpoint: &str, secret: &str) -> aws_sdk_s3::Client {
+    let config = aws_sdk_s3::Config::builder()
+        .behavior_version(aws_sdk_s3::config::BehaviorVersion::latest())
+        .region(Region::new("eu-central-1"))
+        .credentials_provider(Credentials::new("any", secret, None, None, "test"))
+        .http_client(connections())
+        .retry_config(aws_sdk_s3::config::retry::RetryConfig::disabled())
+        .force_path_style(true)
+        .endpoint_url(endpoint);
+    aws_sdk_s3::Client::from_conf(config.build())
+}

@@ -3,5 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 
 mod clients;
+mod expectations;
+mod objects;
 mod stores;
 mod stream;
