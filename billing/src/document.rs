@@ -1,16 +1,25 @@
-//! An invoice as people and programs read it: the one model behind JSON, the API and the printed table.
+//! An invoice or credit note as people and programs read it: the one model behind text, PDF, HTML, JSON, CSV and the API.
 //!
-//! Money is decimal text with all minor digits, quantities and rates are decimal text, instants are RFC 3339 in UTC.
+//! Money is decimal text with all minor digits, quantities and rates are decimal text, instants are RFC 3339 in UTC. Nothing is
+//! added up here, and nothing may be added up behind it: what a reader shows stands in the document.
 
+mod lines;
+mod of_correction;
+mod of_invoice;
+mod source;
+
+use chrono::{DateTime, Utc};
 use ingest::Timestamp;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
+pub use self::lines::{LineDocument, ReductionDocument, StepDocument, WindowsDocument};
+pub use self::of_invoice::Head;
+pub use self::source::{Evidence, SourceClass, UsageSource};
+use crate::currency::Currency;
+use crate::days::Days;
 use crate::fraction::Fraction;
-use crate::invoice::Draft;
-use crate::money::Currency;
 use crate::rate_card::RateCard;
-use crate::rating::Line;
 
 /// Places behind the point a quantity shows; its exact value stands beside it.
 const QUANTITY_PLACES_MAX: usize = 12;
@@ -26,43 +35,14 @@ pub struct Party {
     pub tax_id: String,
 }
 
-/// How far the usage behind an invoice is proven.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SourceClass {
-    /// Nothing says what should have arrived.
-    BestEffort,
-}
-
-impl SourceClass {
-    /// The name used in SQL and documents.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::BestEffort => "best effort",
-        }
-    }
-
-    /// The sentence on the invoice.
-    pub fn sentence(self) -> &'static str {
-        match self {
-            Self::BestEffort => {
-                "The usage comes from best-effort sources: it is what had arrived when this invoice was made, and no close \
-                 proves that nothing was missing."
-            }
-        }
-    }
-}
-
-/// The order of the arithmetic, as shown on the invoice.
-pub const ORDER: [&str; 6] = ["lines", "subtotal", "volume discount", "net", "tax", "total"];
-
-/// An invoice, issued or only previewed.
+/// An invoice, issued or only previewed, or a credit note.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InvoiceDocument {
     /// The stored invoice's id; none in a preview.
     pub id: Option<String>,
     /// The number; none in a preview.
     pub number: Option<String>,
-    /// `monthly`.
+    /// `monthly`, `final`, `prepayment`, `adjustment` or `credit_note`.
     pub kind: String,
     /// Counts the invoices of one kind and period, from 1.
     pub revision: i32,
@@ -72,115 +52,148 @@ pub struct InvoiceDocument {
     pub customer: String,
     /// What is billed.
     pub period: PeriodDocument,
+    /// When the supply counts as made, by tax law: a day.
+    pub tax_point: String,
     /// When it was issued.
     pub issued_at: Option<String>,
     /// The last second in which it is paid in time.
     pub due_at: Option<String>,
     /// When it was paid.
     pub paid_at: Option<String>,
+    /// What a credit note corrects.
+    pub corrects: Option<CorrectedDocument>,
     /// Who bills, as of the issue.
     pub seller: Party,
     /// Who is billed, as of the issue.
     pub buyer: Party,
-    /// The rates, as of the issue.
-    pub rates: Rates,
+    /// The rate cards, as of the issue, each with the days it held for.
+    pub rates: Vec<RatesDocument>,
+    /// The order of the arithmetic.
+    pub order: Vec<String>,
     /// The code of ISO 4217 of every amount.
     pub currency: String,
-    /// What is charged.
+    /// What is charged; on a credit note, what changes.
     pub lines: Vec<LineDocument>,
     /// The sum of the lines.
     pub subtotal: String,
-    /// What is taken off the subtotal.
+    /// Discounts and coupons, in the order in which they are taken off.
+    pub deductions: Vec<DeductionDocument>,
+    /// What volume discounts take off altogether.
     pub volume_discount: String,
+    /// What coupons take off altogether.
+    pub coupons: String,
     /// What is taxed.
     pub net: String,
-    /// The tax on the net amount.
+    /// The tax box: the taxes by rate.
+    pub taxes: Vec<TaxDocument>,
+    /// The sum of the taxes.
     pub tax: String,
-    /// The tax rate: `0.08`.
-    pub tax_rate: String,
-    /// What is to be paid.
+    /// The tax rate, where there is only one: `0.08`.
+    pub tax_rate: Option<String>,
+    /// Net and tax.
     pub total: String,
+    /// Late usage of earlier periods that this invoice carries beside its total.
+    pub adjustments: Vec<AdjustmentDocument>,
+    /// The total with the adjustments.
+    pub payable: String,
+    /// What is paid from prepaid credit.
+    pub prepaid_credit: String,
+    /// What is left to pay; on a credit note nothing.
+    pub due: String,
     /// How far the usage is proven.
     pub usage_source: UsageSource,
+    /// What the usage is proven by; none where nothing was closed.
+    pub evidence: Option<Evidence>,
+    /// Sentences that must stand on the invoice: terms of payment, reasons for no tax.
+    pub notes: Vec<String>,
 }
 
-/// The billed month, half-open in UTC.
+/// Some days, half-open in UTC.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeriodDocument {
     /// The first day.
     pub start: String,
-    /// The first day no longer billed.
+    /// The first day no longer among them.
     pub end: String,
 }
 
-/// The prices an invoice was rated with, kept with it.
+/// A rate card and the days it held for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rates {
-    /// The tier.
-    pub tier: String,
-    /// The version of the tier's rate card.
-    pub rate_card_version: i32,
-    /// The fee of a whole month.
-    pub base_fee: String,
-    /// The subtotal that must be exceeded for the volume discount.
-    pub volume_discount_threshold: String,
-    /// The volume discount's share of the subtotal.
-    pub volume_discount_rate: String,
-    /// The order of the arithmetic.
-    pub order: Vec<String>,
-    /// The unit prices.
-    pub prices: Vec<PriceDocument>,
+pub struct RatesDocument {
+    /// The days.
+    pub days: PeriodDocument,
+    /// The card, in the form of a rate card file.
+    pub card: RateCard,
 }
 
-/// A unit price.
+/// What a credit note corrects.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PriceDocument {
-    /// What is counted.
-    pub meter: String,
-    /// The unit.
-    pub unit: String,
-    /// Counts, bytes, or bytes stored for the whole month, of which that many make one unit.
-    pub raw_units_per_unit: String,
-    /// The price of one unit.
-    pub unit_price: String,
+pub struct CorrectedDocument {
+    /// The number of the invoice.
+    pub number: String,
+    /// Why.
+    pub reason: String,
 }
 
-/// One line.
+/// A discount or coupon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LineDocument {
-    /// The place in the invoice, from 1.
-    pub position: i32,
-    /// `base_fee` or `usage`.
+pub struct DeductionDocument {
+    /// `volume discount`, `percent coupons` or `fixed coupons`.
     pub kind: String,
-    /// What is counted, on a usage line.
-    pub meter: Option<String>,
-    /// The line in words.
+    /// The coupon's code.
+    pub code: Option<String>,
+    /// The deduction in words.
     pub description: String,
-    /// The quantity; cut off after 12 places where it does not end before.
-    pub quantity: String,
-    /// The exact quantity's dividend: what was counted, in raw units.
-    pub quantity_raw: String,
-    /// The exact quantity's divisor: how many raw units make one unit.
-    pub quantity_raw_per_unit: String,
-    /// The unit.
-    pub unit: String,
-    /// The price of one unit.
-    pub unit_price: String,
-    /// The exact amount before rounding, in minor units: a whole number or a fraction `a/b`.
-    pub exact_minor: String,
-    /// What is charged.
+    /// What was left when its turn came.
+    pub basis: String,
+    /// The share of it that is taken off: `0.05`.
+    pub rate: Option<String>,
+    /// What is taken off, as a positive amount.
     pub amount: String,
 }
 
-/// How far the usage is proven.
+/// The tax of what has the same rate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UsageSource {
-    /// `best effort`.
-    pub class: String,
-    /// The same in a sentence.
-    pub sentence: String,
-    /// Priced meters that reported nothing in the period; nothing was charged for them.
-    pub meters_without_usage: Vec<String>,
+pub struct TaxDocument {
+    /// The tax's name: `MWST`.
+    pub name: String,
+    /// Where: `CH`; empty where the rate is the customer's own.
+    pub jurisdiction: String,
+    /// For what, where the rate is not the general one.
+    pub category: Option<String>,
+    /// The rate: `0.081`.
+    pub rate: String,
+    /// Why there is none.
+    pub exemption: Option<String>,
+    /// What of the net it is on.
+    pub basis: String,
+    /// The tax.
+    pub amount: String,
+}
+
+/// Late usage of an earlier period that an invoice carries.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdjustmentDocument {
+    /// The number of the invoice of that period.
+    pub corrects: String,
+    /// The period.
+    pub period: PeriodDocument,
+    /// Why.
+    pub cause: String,
+    /// The lines that change.
+    pub lines: Vec<LineDocument>,
+    /// By how much the sum of the lines changes.
+    pub subtotal: String,
+    /// By how much the volume discount changes; positive where it grows.
+    pub volume_discount: String,
+    /// By how much the coupons change; positive where they take off more.
+    pub coupons: String,
+    /// By how much the net changes.
+    pub net: String,
+    /// By how much the tax changes.
+    pub tax: String,
+    /// By how much the total changes.
+    pub total: String,
 }
 
 /// An invoice in a list.
@@ -190,7 +203,7 @@ pub struct InvoiceSummary {
     pub id: String,
     /// The number.
     pub number: String,
-    /// `monthly`.
+    /// What it is for: `monthly`.
     pub kind: String,
     /// Counts the invoices of one kind and period, from 1.
     pub revision: i32,
@@ -210,104 +223,23 @@ pub struct InvoiceSummary {
     pub due_at: String,
 }
 
-impl Rates {
-    /// The prices of a rate card.
-    pub fn of(card: &RateCard) -> Self {
-        let price = |meter: ingest::Meter| {
-            card.price(meter).map(|price| PriceDocument {
-                meter: meter.as_str().to_owned(),
-                unit: price.unit.clone(),
-                raw_units_per_unit: price.raw_units_per_unit.to_string(),
-                unit_price: price_text(price.unit_price.decimal(), card.currency()),
-            })
-        };
-        Self {
-            tier: card.tier().as_str().to_owned(),
-            rate_card_version: card.version(),
-            base_fee: card.base_fee().to_decimal_text(),
-            volume_discount_threshold: card.discount_threshold().to_decimal_text(),
-            volume_discount_rate: card.discount_rate().decimal().to_string(),
-            order: ORDER.map(str::to_owned).to_vec(),
-            prices: ingest::Meter::PRICED.into_iter().filter_map(price).collect(),
-        }
+impl From<Days> for PeriodDocument {
+    fn from(days: Days) -> Self {
+        Self { start: days.start().to_string(), end: days.end().to_string() }
     }
 }
-
-impl LineDocument {
-    /// A line at its place, from 1.
-    pub fn of(position: i32, line: &Line) -> Self {
-        Self {
-            position,
-            kind: line.kind.as_str().to_owned(),
-            meter: line.meter.map(|meter| meter.as_str().to_owned()),
-            description: line.description.clone(),
-            quantity: quantity_text(line.quantity.exact()),
-            quantity_raw: line.quantity.raw().to_string(),
-            quantity_raw_per_unit: line.quantity.raw_per_unit().to_string(),
-            unit: line.unit.clone(),
-            unit_price: price_text(line.unit_price, line.amount.currency()),
-            exact_minor: line.exact_minor.to_string(),
-            amount: line.amount.to_decimal_text(),
-        }
-    }
-}
-
-/// A quantity for reading.
-pub(crate) fn quantity_text(exact: Fraction) -> String {
-    exact.to_decimal_text(QUANTITY_PLACES_MAX)
-}
-
-impl UsageSource {
-    /// The class, its sentence, and the meters that reported nothing.
-    pub(crate) fn of(class: SourceClass, meters_without_usage: Vec<String>) -> Self {
-        Self { class: class.as_str().to_owned(), sentence: class.sentence().to_owned(), meters_without_usage }
-    }
-}
-
-impl InvoiceDocument {
-    /// What an invoice would say if it were issued now: no number, no dates.
-    pub fn preview(draft: &Draft, card: &RateCard, customer: &str, seller: Party, buyer: Party) -> Self {
-        let lines = (1..).zip(&draft.lines).map(|(position, line)| LineDocument::of(position, line)).collect();
-        let without_usage = draft.meters_without_usage.iter().map(|meter| meter.as_str().to_owned()).collect();
-        Self {
-            id: None,
-            number: None,
-            kind: MONTHLY.to_owned(),
-            revision: FIRST_REVISION,
-            status: "draft".to_owned(),
-            customer: customer.to_owned(),
-            period: PeriodDocument {
-                start: draft.month.first_day().to_string(),
-                end: draft.month.end_day().to_string(),
-            },
-            issued_at: None,
-            due_at: None,
-            paid_at: None,
-            seller,
-            buyer,
-            rates: Rates::of(card),
-            currency: card.currency().as_str().to_owned(),
-            lines,
-            subtotal: draft.totals.subtotal.to_decimal_text(),
-            volume_discount: draft.totals.discount.to_decimal_text(),
-            net: draft.totals.net.to_decimal_text(),
-            tax: draft.totals.tax.to_decimal_text(),
-            tax_rate: draft.tax_rate.decimal().to_string(),
-            total: draft.totals.total.to_decimal_text(),
-            usage_source: UsageSource::of(SourceClass::BestEffort, without_usage),
-        }
-    }
-}
-
-/// The kind of the invoice of a month.
-pub(crate) const MONTHLY: &str = "monthly";
 
 /// The revision of the first invoice of a kind and period.
 pub(crate) const FIRST_REVISION: i32 = 1;
 
 /// An instant as documents write it.
-pub(crate) fn instant_text(instant: chrono::DateTime<chrono::Utc>) -> String {
+pub(crate) fn instant_text(instant: DateTime<Utc>) -> String {
     Timestamp::from(instant).to_string()
+}
+
+/// A quantity for reading.
+pub(crate) fn quantity_text(exact: &Fraction) -> String {
+    exact.to_decimal_text(QUANTITY_PLACES_MAX)
 }
 
 /// A price with at least the currency's places: `2000.00`, `0.0000002`.

@@ -1,7 +1,8 @@
 //! From usage rows to an issued invoice.
 //!
-//! **Owns** `Money`, rate cards, rating, the arithmetic of an invoice, invoice numbers, the monthly run, and the tables
-//! `rate_cards`, `rate_card_prices`, `invoices`, `invoice_lines` and `invoice_number_counters`.
+//! **Owns** `Money`, rate cards, price models, rating, discounts, coupons, taxes, the arithmetic of an invoice and of its
+//! corrections, the double entry, the document model, invoice numbers, the monthly run, and the tables `rate_cards`,
+//! `rate_card_prices`, `invoices`, `invoice_lines` and `invoice_number_counters`.
 //!
 //! **Does not own** event ids, the stream, how usage is counted, who owns an account, who may see what over HTTP.
 //!
@@ -10,11 +11,19 @@
 
 #![deny(clippy::float_arithmetic)]
 
+mod allocation;
+mod correction;
+mod coupon;
+mod currency;
+mod days;
 mod document;
 mod fraction;
 mod invoice;
 mod money;
 mod period;
+mod postings;
+mod prepayment;
+mod price;
 mod proration;
 mod quantity;
 mod rate_card;
@@ -22,25 +31,46 @@ mod rating;
 mod read;
 mod render;
 mod run;
+mod share;
 mod statements;
+mod tax;
+mod terms;
 mod tier;
+mod usage;
 
+pub use correction::{Correction, CorrectionError, LineCorrection, Standing};
+pub use coupon::{Coupon, CouponValue, RedeemError, RedeemedCoupon};
+pub use currency::{Currency, UnknownCurrency};
+pub use days::{Days, day_of};
 pub use document::{
-    InvoiceDocument, InvoiceSummary, LineDocument, ORDER, Party, PeriodDocument, PriceDocument, Rates, SourceClass,
-    UsageSource,
+    AdjustmentDocument, CorrectedDocument, DeductionDocument, Evidence, Head, InvoiceDocument, InvoiceSummary,
+    LineDocument, Party, PeriodDocument, RatesDocument, ReductionDocument, SourceClass, StepDocument, TaxDocument,
+    UsageSource, WindowsDocument,
 };
-pub use fraction::Fraction;
-pub use invoice::{Draft, DraftError, Totals, VolumeDiscount, draft};
-pub use money::{AmountError, Currency, Money, NotAShare, Share, UnknownCurrency};
+pub use fraction::{FRACTION_BITS_MAX, Fraction, NotAFraction};
+pub use invoice::{DraftError, Invoice, InvoiceKind, Settlement, Taken, TaxLine, Totals, draft};
+pub use money::{AmountError, Money};
 pub use period::{Month, NotAMonth, end_of_day_after};
+pub use postings::{Account, Posting, Postings};
+pub use prepayment::{PrepaymentError, annual_prepayment, unearned};
+pub use price::tiers::PriceTier;
+pub use price::{Charge, Marginal, PriceModel, Step, UnitPrice};
 pub use proration::part;
-pub use quantity::{Quantity, RawUnit, Usage, UsageError};
-pub use rate_card::{Price, PriceRow, RateCard, RateCardError, RateCardRow, UnitPrice};
-pub use rating::{Line, LineKind, RatingError, describe, rate};
+pub use quantity::{Aggregation, Quantity, RawUnit};
+pub use rate_card::set::{NamedCard, check_set};
+pub use rate_card::{
+    AnnualPrepayment, Commitment, Deduction, Fee, FeeKind, MeterPrice, Order, Phase, RateCard, RateCardError,
+    RateCardFault, SEEDED_CARDS, STANDARD_TAX_CATEGORY, Selector, Span, VolumeDiscount, seeded,
+};
+pub use rating::{Line, LineKind, Pricing, Rated, RatingError, describe, rate};
 pub use read::{LIST_LIMIT_MAX, ReadError, list_invoices, load_invoice};
 pub use render::render_text;
 pub use run::{
     BillingError, CustomerResult, Customers, DUE_DAYS, Outcome, RunError, RunReport, RunRequest, issue, preview,
 };
+pub use share::{NotAShare, Share};
 pub use statements::{STATEMENTS, Statement};
+pub use tax::{Exemption, JurisdictionRate, TaxRate, rates_on};
+pub use terms::{PrepaidFee, Reduction, Stretch, Terms, TermsError};
 pub use tier::{Tier, UnknownTier};
+pub use usage::{Measured, USAGE_PLACES_MAX, Usage, UsageError, UsagePart, Windows};

@@ -2,70 +2,13 @@
 
 use std::fmt;
 
-use rust_decimal::Decimal;
+use num_bigint::{BigInt, BigUint};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
+use crate::currency::Currency;
 use crate::fraction::Fraction;
-
-/// A currency an invoice can be in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Currency {
-    /// United States dollar.
-    Usd,
-    /// Euro.
-    Eur,
-    /// Pound sterling.
-    Gbp,
-    /// Swiss franc.
-    Chf,
-    /// Japanese yen, which has no minor unit.
-    Jpy,
-}
-
-/// No supported currency has this code.
-#[derive(Debug, Error, PartialEq, Eq)]
-#[error("unknown currency {0:?}: expected one of USD, EUR, GBP, CHF, JPY")]
-pub struct UnknownCurrency(String);
-
-impl Currency {
-    /// Every currency.
-    pub const ALL: [Self; 5] = [Self::Usd, Self::Eur, Self::Gbp, Self::Chf, Self::Jpy];
-
-    /// The code of ISO 4217.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Usd => "USD",
-            Self::Eur => "EUR",
-            Self::Gbp => "GBP",
-            Self::Chf => "CHF",
-            Self::Jpy => "JPY",
-        }
-    }
-
-    /// Reads a code of ISO 4217.
-    pub fn parse(code: &str) -> Result<Self, UnknownCurrency> {
-        Self::ALL.into_iter().find(|known| known.as_str() == code).ok_or_else(|| UnknownCurrency(code.to_owned()))
-    }
-
-    /// Digits behind the point, by ISO 4217.
-    pub fn minor_digits(self) -> u32 {
-        match self {
-            Self::Usd | Self::Eur | Self::Gbp | Self::Chf => 2,
-            Self::Jpy => 0,
-        }
-    }
-
-    /// How many minor units make one of the currency: 100 cents to the dollar.
-    pub fn minor_per_major(self) -> i64 {
-        10_i64.pow(self.minor_digits())
-    }
-}
-
-impl fmt::Display for Currency {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+use crate::share::Share;
 
 /// An amount: whole minor units of one currency.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -97,18 +40,15 @@ impl Money {
     }
 
     /// Rounds an exact number of minor units half-even. The one place where an amount is rounded.
-    pub fn round_half_even(exact_minor: Fraction, currency: Currency) -> Result<Self, AmountError> {
-        let (numerator, denominator) = (exact_minor.numerator(), exact_minor.denominator());
-        let below = numerator.div_euclid(denominator);
-        let rest = numerator.rem_euclid(denominator);
-        // The rest is compared with what is missing to the next whole: twice the rest might not fit.
-        let missing = denominator - rest;
+    pub fn round_half_even(exact_minor: &Fraction, currency: Currency) -> Result<Self, AmountError> {
+        let (below, rest) = exact_minor.floor();
+        let missing = exact_minor.denominator() - &rest;
         let up = match rest.cmp(&missing) {
             std::cmp::Ordering::Less => false,
-            std::cmp::Ordering::Equal => below.rem_euclid(2) == 1,
+            std::cmp::Ordering::Equal => below.magnitude() % 2_u8 != BigUint::ZERO,
             std::cmp::Ordering::Greater => true,
         };
-        let minor = below + i128::from(up);
+        let minor = below + BigInt::from(u8::from(up));
         Ok(Self { minor: i64::try_from(minor).map_err(|_| AmountError::OutOfRange)?, currency })
     }
 
@@ -143,8 +83,42 @@ impl Money {
 
     /// This share of the amount, rounded half-even.
     pub fn share(self, share: Share) -> Result<Self, AmountError> {
-        let exact = self.exact_minor().checked_mul(share.exact()).ok_or(AmountError::OutOfRange)?;
-        Self::round_half_even(exact, self.currency)
+        let exact = self.exact_minor().checked_mul(&share.exact()).ok_or(AmountError::OutOfRange)?;
+        Self::round_half_even(&exact, self.currency)
+    }
+
+    /// The amount with the other sign.
+    pub fn checked_neg(self) -> Result<Self, AmountError> {
+        Ok(Self { minor: self.minor.checked_neg().ok_or(AmountError::OutOfRange)?, ..self })
+    }
+
+    /// The smaller of two amounts.
+    pub fn at_most(self, other: Self) -> Result<Self, AmountError> {
+        Ok(if self.exceeds(other)? { other } else { self })
+    }
+
+    /// Whether this is exactly nothing.
+    pub fn is_zero(self) -> bool {
+        self.minor == 0
+    }
+
+    /// Whether this is below nothing.
+    pub fn is_negative(self) -> bool {
+        self.minor < 0
+    }
+
+    /// The sum of amounts; nothing where there are none.
+    pub fn sum(amounts: impl IntoIterator<Item = Self>, currency: Currency) -> Result<Self, AmountError> {
+        amounts.into_iter().try_fold(Self::zero(currency), Self::checked_add)
+    }
+
+    /// Reads an amount in whole currency: `2000.00`, `5` or `-0.01`, with no more places than the currency has.
+    pub fn parse(text: &str, currency: Currency) -> Option<Self> {
+        let exact = Fraction::parse(text).ok()?;
+        let minor = exact.checked_mul(&Fraction::whole(i128::from(currency.minor_per_major())))?;
+        let (whole, rest) = minor.floor();
+        let minor = i64::try_from(whole).ok()?;
+        (rest == BigUint::ZERO).then_some(Self { minor, currency })
     }
 
     /// Whether this is more than the other amount.
@@ -170,6 +144,24 @@ impl Money {
             0 => format!("{sign}{major}"),
             digits => format!("{sign}{major}.{minor:0digits$}"),
         }
+    }
+}
+
+/// The amount with its currency: `2218.54 USD`.
+impl Serialize for Money {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{} {}", self.to_decimal_text(), self.currency))
+    }
+}
+
+impl<'de> Deserialize<'de> for Money {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error as _;
+        let text = String::deserialize(deserializer)?;
+        let (amount, code) =
+            text.split_once(' ').ok_or_else(|| D::Error::custom("expected an amount such as `2218.54 USD`"))?;
+        let currency = Currency::parse(code).map_err(D::Error::custom)?;
+        Self::parse(amount, currency).ok_or_else(|| D::Error::custom(format!("{text:?} is no amount")))
     }
 }
 
@@ -202,45 +194,6 @@ pub(crate) fn group_thousands(number: &str) -> String {
     grouped
 }
 
-/// A share of an amount between nothing and the whole: a tax or discount rate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Share(Decimal);
-
-/// The number is no share of a whole.
-#[derive(Debug, Error, PartialEq, Eq)]
-#[error("{0} is not a rate: expected 0 to 1 with at most 6 places")]
-pub struct NotAShare(Decimal);
-
-impl Share {
-    /// Places behind the point that a rate can have.
-    pub const PLACES_MAX: u32 = 6;
-
-    /// A rate from 0 to 1 with at most [`Share::PLACES_MAX`] places.
-    pub fn new(rate: Decimal) -> Result<Self, NotAShare> {
-        let normal = rate.normalize();
-        if (Decimal::ZERO..=Decimal::ONE).contains(&normal) && normal.scale() <= Self::PLACES_MAX {
-            Ok(Self(normal))
-        } else {
-            Err(NotAShare(rate))
-        }
-    }
-
-    /// The rate as a fraction.
-    pub fn exact(self) -> Fraction {
-        Fraction::from_decimal(self.0)
-    }
-
-    /// The rate as a decimal: `0.08`.
-    pub fn decimal(self) -> Decimal {
-        self.0
-    }
-
-    /// The rate for people: `8 %`.
-    pub fn to_percent_text(self) -> String {
-        format!("{} %", (self.0 * Decimal::ONE_HUNDRED).normalize())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -268,16 +221,18 @@ mod tests {
             (7, 1, 7),
         ] {
             let exact = Fraction::new(numerator, denominator).unwrap();
-            assert_eq!(Money::round_half_even(exact, Currency::Usd), Ok(usd(minor)), "{exact}");
+            assert_eq!(Money::round_half_even(&exact, Currency::Usd), Ok(usd(minor)), "{exact}");
         }
     }
 
     #[test]
     fn an_amount_out_of_range_is_an_error_and_never_wraps() {
         let most = i128::from(i64::MAX);
-        assert_eq!(Money::round_half_even(Fraction::whole(most), Currency::Usd), Ok(usd(i64::MAX)));
-        for exact in [Fraction::whole(most + 1), Fraction::new(2 * most + 1, 2).unwrap(), Fraction::whole(i128::MIN)] {
-            assert_eq!(Money::round_half_even(exact, Currency::Usd), Err(AmountError::OutOfRange), "{exact}");
+        assert_eq!(Money::round_half_even(&Fraction::whole(most), Currency::Usd), Ok(usd(i64::MAX)));
+        for exact in
+            [Fraction::whole(most + 1), Fraction::new(2 * most + 1, 2_i128).unwrap(), Fraction::whole(i128::MIN)]
+        {
+            assert_eq!(Money::round_half_even(&exact, Currency::Usd), Err(AmountError::OutOfRange), "{exact}");
         }
         assert_eq!(usd(i64::MAX).checked_add(usd(1)), Err(AmountError::OutOfRange));
         assert_eq!(usd(i64::MIN).checked_sub(usd(1)), Err(AmountError::OutOfRange));
@@ -307,20 +262,24 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_lies_between_nothing_and_the_whole() {
-        for (text, percent) in [("0.08", "8 %"), ("0.0825", "8.25 %"), ("0", "0 %"), ("1.000000", "100 %")] {
-            assert_eq!(Share::new(text.parse().unwrap()).unwrap().to_percent_text(), percent);
+    fn an_amount_is_read_with_no_more_places_than_its_currency_has() {
+        for (text, minor) in [("2000.00", 200_000), ("5", 500), ("0.1", 10), ("-0.01", -1), ("1.500", 150)] {
+            assert_eq!(Money::parse(text, Currency::Usd), Some(usd(minor)), "{text}");
         }
-        for text in ["-0.01", "1.01", "0.0000001"] {
-            assert!(Share::new(text.parse().unwrap()).is_err(), "{text}");
+        for bad in ["0.001", "", "1,000.00", "1e3", "92233720368547758.08"] {
+            assert_eq!(Money::parse(bad, Currency::Usd), None, "{bad}");
         }
+        assert_eq!(Money::parse("1.5", Currency::Jpy), None);
+        let written = serde_json::to_string(&usd(221_854)).unwrap();
+        assert_eq!(written, "\"2218.54 USD\"");
+        assert_eq!(serde_json::from_str::<Money>(&written).unwrap(), usd(221_854));
     }
 
     proptest! {
         #[test]
         fn rounding_moves_an_amount_by_at_most_half_a_minor_unit(numerator in -1_000_000_i128..1_000_000, denominator in 1_i128..1000) {
             let exact = Fraction::new(numerator, denominator).unwrap();
-            let rounded = i128::from(Money::round_half_even(exact, Currency::Usd).unwrap().minor());
+            let rounded = i128::from(Money::round_half_even(&exact, Currency::Usd).unwrap().minor());
             prop_assert!(2 * (rounded * denominator - numerator).abs() <= denominator);
         }
     }

@@ -2,9 +2,12 @@
 
 use std::fmt;
 
-use chrono::{DateTime, Datelike, Days, Months, NaiveDate, Utc};
+use chrono::{DateTime, Datelike, Months, NaiveDate, Utc};
 use ingest::Timestamp;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
+
+use crate::days::Days;
 
 const SECONDS_PER_DAY: i64 = 86_400;
 
@@ -81,11 +84,27 @@ impl Month {
         i64::from(self.days()) * SECONDS_PER_DAY
     }
 
-    /// How many of the month's days had ended when this instant's day began: 0 before the month, [`Month::days`] after it.
-    pub fn days_before(self, instant: Timestamp) -> u32 {
-        let day = DateTime::<Utc>::from(instant).date_naive();
+    /// The month's days.
+    pub fn all_days(self) -> Days {
+        Days::new(self.first_day, self.end_day()).expect("a month has days")
+    }
+
+    /// How many of the month's days lie before this one: 0 before the month, [`Month::days`] after it.
+    pub fn days_before(self, day: NaiveDate) -> u32 {
         let before = day.signed_duration_since(self.first_day).num_days().clamp(0, i64::from(self.days()));
         u32::try_from(before).expect("clamped to the days of a month")
+    }
+}
+
+impl Serialize for Month {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Month {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::parse(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
     }
 }
 
@@ -95,7 +114,7 @@ fn midnight(day: NaiveDate) -> Timestamp {
 
 /// The end of the day that lies so many days after this instant's day, in UTC: when an invoice is due.
 pub fn end_of_day_after(instant: Timestamp, days: u64) -> Option<Timestamp> {
-    let day = DateTime::<Utc>::from(instant).date_naive().checked_add_days(Days::new(days + 1))?;
+    let day = DateTime::<Utc>::from(instant).date_naive().checked_add_days(chrono::Days::new(days + 1))?;
     Timestamp::from_micros(day.and_time(chrono::NaiveTime::MIN).and_utc().timestamp_micros())
         .map(|next| next.saturating_add_secs(-1))
 }
@@ -158,19 +177,19 @@ mod tests {
     }
 
     #[test]
-    fn days_before_an_instant_count_whole_days_of_the_month_only() {
+    fn days_before_a_day_are_the_months_own() {
         let month = Month::parse("2026-10").unwrap();
-        for (instant, days) in [
-            ("2026-09-30T23:00:00Z", 0),
-            ("2026-10-01T00:00:00Z", 0),
-            ("2026-10-15T00:00:00Z", 14),
-            ("2026-10-15T23:00:00Z", 14),
-            ("2026-10-31T23:00:00Z", 30),
-            ("2026-11-01T00:00:00Z", 31),
-            ("2027-05-05T00:00:00Z", 31),
+        for (day, days) in [
+            ("2026-09-30", 0),
+            ("2026-10-01", 0),
+            ("2026-10-15", 14),
+            ("2026-10-31", 30),
+            ("2026-11-01", 31),
+            ("2027-05-05", 31),
         ] {
-            assert_eq!(month.days_before(at(instant)), days, "{instant}");
+            assert_eq!(month.days_before(day.parse().unwrap()), days, "{day}");
         }
+        assert_eq!(month.all_days().count(), 31);
     }
 
     #[test]

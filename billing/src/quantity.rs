@@ -1,12 +1,13 @@
-//! How much was used, exactly: integers in raw units, divided only inside a fraction.
-
-use std::collections::BTreeMap;
+//! How much a line charges for: an exact number of raw units, and how many of them make one priced unit.
 
 use ingest::Meter;
-use thiserror::Error;
+use serde::{Deserialize, Serialize};
 
 use crate::fraction::Fraction;
 use crate::period::Month;
+
+/// Seconds of the hour that a usage window has.
+pub(crate) const SECONDS_PER_WINDOW: i64 = 3600;
 
 /// What a usage row's total counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,78 +29,95 @@ impl RawUnit {
             _ => Self::Each,
         }
     }
+
+    /// Whether a total is a level times the seconds it lasted, so that it can be averaged over time.
+    pub fn is_level(self) -> bool {
+        matches!(self, Self::ByteSecond)
+    }
+}
+
+/// How the windows of a period become one quantity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Aggregation {
+    /// All of it: events, bytes, account-days.
+    Sum,
+    /// The highest window of the period, over all accounts and regions together. Of a level, its average in that hour.
+    Peak,
+    /// The average level over the whole month: what was stored for half of it counts half.
+    TimeWeighted,
+}
+
+impl Aggregation {
+    /// The name used in rate cards and documents.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sum => "sum",
+            Self::Peak => "peak",
+            Self::TimeWeighted => "time_weighted",
+        }
+    }
+
+    /// How a meter is aggregated unless its price says otherwise.
+    pub fn of(meter: Meter) -> Self {
+        if RawUnit::of(meter).is_level() { Self::TimeWeighted } else { Self::Sum }
+    }
+
+    /// Whether usage of a meter can be aggregated so.
+    pub fn suits(self, meter: Meter) -> bool {
+        self != Self::TimeWeighted || RawUnit::of(meter).is_level()
+    }
+
+    /// How many of a usage row's raw units make one priced unit, where one priced unit is `raw_per_unit` counts or bytes, or
+    /// bytes stored for a whole month: time-weighted prices are per month, so they divide by the seconds of that very month.
+    pub(crate) fn divisor(self, meter: Meter, raw_per_unit: i64, month: Month) -> Option<Fraction> {
+        let seconds = match self {
+            Self::Sum => 1,
+            Self::Peak if RawUnit::of(meter).is_level() => SECONDS_PER_WINDOW,
+            Self::Peak => 1,
+            Self::TimeWeighted => month.seconds(),
+        };
+        Fraction::new(i128::from(raw_per_unit).checked_mul(i128::from(seconds))?, 1)
+    }
 }
 
 /// An exact quantity in priced units: `raw / raw_per_unit`, kept as these two numbers so that a line can be recounted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quantity {
-    raw: i128,
-    raw_per_unit: i128,
+    raw: Fraction,
+    raw_per_unit: Fraction,
 }
 
 impl Quantity {
     /// So many raw units of which `raw_per_unit` make one priced unit; `None` when a number is negative or the divisor zero.
-    pub fn new(raw: i128, raw_per_unit: i128) -> Option<Self> {
-        (0 <= raw && 0 < raw_per_unit).then_some(Self { raw, raw_per_unit })
+    pub fn new(raw: Fraction, raw_per_unit: Fraction) -> Option<Self> {
+        let divides = !raw_per_unit.is_negative() && raw.checked_div(&raw_per_unit).is_some();
+        (!raw.is_negative() && divides).then_some(Self { raw, raw_per_unit })
     }
 
-    /// Usage of a meter in a month, in the priced unit of which one is `raw_per_unit` counts, bytes, or bytes stored for the
-    /// whole month: the price of storage is per month, so its byte-seconds are divided by the seconds of that very month.
-    pub fn of_usage(meter: Meter, raw: i128, raw_per_unit: i64, month: Month) -> Option<Self> {
-        let raw_per_unit = match RawUnit::of(meter) {
-            RawUnit::Each | RawUnit::Byte => i128::from(raw_per_unit),
-            RawUnit::ByteSecond => i128::from(raw_per_unit).checked_mul(i128::from(month.seconds()))?,
-        };
-        Self::new(raw, raw_per_unit)
+    /// Some days of a month.
+    pub(crate) fn days(days: u32, days_in_month: u32) -> Self {
+        Self { raw: Fraction::whole(days.into()), raw_per_unit: Fraction::whole(days_in_month.max(1).into()) }
+    }
+
+    /// A whole number of units.
+    pub(crate) fn whole(units: u32) -> Self {
+        Self { raw: Fraction::whole(units.into()), raw_per_unit: Fraction::whole(1) }
     }
 
     /// The raw units.
-    pub fn raw(self) -> i128 {
-        self.raw
+    pub fn raw(&self) -> &Fraction {
+        &self.raw
     }
 
     /// How many raw units make one priced unit.
-    pub fn raw_per_unit(self) -> i128 {
-        self.raw_per_unit
+    pub fn raw_per_unit(&self) -> &Fraction {
+        &self.raw_per_unit
     }
 
     /// The quantity in priced units.
-    pub fn exact(self) -> Fraction {
-        Fraction::new(self.raw, self.raw_per_unit).expect("the divisor is positive and both numbers fit")
-    }
-}
-
-/// The usage of one customer in one month: the sum of the totals per meter.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    totals: BTreeMap<Meter, i128>,
-}
-
-/// Usage cannot be summed. Stop for this customer: the rows are wrong, and trying again gives the same.
-#[derive(Debug, Error, PartialEq, Eq)]
-pub enum UsageError {
-    /// A total below zero.
-    #[error("usage of {0} is negative")]
-    Negative(Meter),
-    /// A sum that does not fit.
-    #[error("usage of {0} is out of range")]
-    OutOfRange(Meter),
-}
-
-impl Usage {
-    /// Adds the total of one or more windows.
-    pub fn add(&mut self, meter: Meter, raw: i128) -> Result<(), UsageError> {
-        if raw < 0 {
-            return Err(UsageError::Negative(meter));
-        }
-        let total = self.totals.entry(meter).or_insert(0);
-        *total = total.checked_add(raw).ok_or(UsageError::OutOfRange(meter))?;
-        Ok(())
-    }
-
-    /// The raw units used; `None` where no window reported any, which is not the same as zero.
-    pub fn of(&self, meter: Meter) -> Option<i128> {
-        self.totals.get(&meter).copied()
+    pub fn exact(&self) -> Fraction {
+        self.raw.checked_div(&self.raw_per_unit).expect("checked when it was made")
     }
 }
 
@@ -115,31 +133,33 @@ mod tests {
             [("2026-10", 2_678_400), ("2026-11", 2_592_000), ("2026-02", 2_419_200), ("2028-02", 2_505_600)]
         {
             let month = Month::parse(month).unwrap();
-            let raw = 100 * i128::from(GIB) * seconds;
-            let quantity = Quantity::of_usage(Meter::LogStorageGb, raw, GIB, month).unwrap();
-            assert_eq!(quantity.exact(), Fraction::whole(100), "{month}");
-            let one_day_less =
-                Quantity::of_usage(Meter::LogStorageGb, raw - 100 * i128::from(GIB) * 86_400, GIB, month).unwrap();
-            assert_eq!(one_day_less.exact(), Fraction::new(100 * (seconds - 86_400), seconds).unwrap());
+            let divisor = Aggregation::TimeWeighted.divisor(Meter::LogStorageGb, GIB, month).unwrap();
+            let quantity = |seconds: i128| {
+                Quantity::new(Fraction::whole(100 * i128::from(GIB) * seconds), divisor.clone()).unwrap().exact()
+            };
+            assert_eq!(quantity(seconds), Fraction::whole(100), "{month}");
+            assert_eq!(quantity(seconds - 86_400), Fraction::new(100 * (seconds - 86_400), seconds).unwrap());
         }
     }
 
     #[test]
     fn bytes_and_counts_are_divided_by_what_makes_one_unit() {
         let month = Month::parse("2026-10").unwrap();
-        let exact = |meter, raw, per| Quantity::of_usage(meter, raw, per, month).unwrap().exact();
-        assert_eq!(exact(Meter::NatGatewayBytes, i128::from(GIB) / 2, GIB), Fraction::new(1, 2).unwrap());
-        assert_eq!(exact(Meter::CloudTrailEvents, 262, 1), Fraction::whole(262));
-        assert_eq!(Quantity::new(-1, 1), None);
-        assert_eq!(Quantity::new(1, 0), None);
+        let divisor = |aggregation: Aggregation, meter, per| aggregation.divisor(meter, per, month).unwrap();
+        assert_eq!(divisor(Aggregation::Sum, Meter::NatGatewayBytes, GIB), Fraction::whole(GIB.into()));
+        assert_eq!(divisor(Aggregation::Sum, Meter::CloudTrailEvents, 1), Fraction::whole(1));
+        assert_eq!(divisor(Aggregation::Peak, Meter::CloudTrailEvents, 1), Fraction::whole(1));
+        // The peak of a level is its average in the hour: byte-seconds of an hour, over 3,600.
+        assert_eq!(divisor(Aggregation::Peak, Meter::LogStorageGb, 1), Fraction::whole(3_600));
+        assert_eq!(Quantity::new(Fraction::whole(-1), Fraction::whole(1)), None);
+        assert_eq!(Quantity::new(Fraction::whole(1), Fraction::zero()), None);
     }
 
     #[test]
-    fn usage_that_cannot_be_is_an_error() {
-        let mut usage = Usage::default();
-        assert_eq!(usage.of(Meter::CloudTrailEvents), None);
-        assert_eq!(usage.add(Meter::CloudTrailEvents, -1), Err(UsageError::Negative(Meter::CloudTrailEvents)));
-        usage.add(Meter::CloudTrailEvents, i128::MAX).unwrap();
-        assert_eq!(usage.add(Meter::CloudTrailEvents, 1), Err(UsageError::OutOfRange(Meter::CloudTrailEvents)));
+    fn only_a_level_is_weighted_by_time() {
+        assert!(Aggregation::TimeWeighted.suits(Meter::LogStorageGb));
+        assert!(!Aggregation::TimeWeighted.suits(Meter::CloudTrailEvents));
+        assert!(Aggregation::Peak.suits(Meter::CloudTrailEvents));
+        assert_eq!(Aggregation::of(Meter::NatGatewayBytes), Aggregation::Sum);
     }
 }

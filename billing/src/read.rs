@@ -1,18 +1,16 @@
 //! Reading issued invoices back, with whatever role and tenant the connection has.
 
 use chrono::{DateTime, NaiveDate, Utc};
-use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use thiserror::Error;
 
-use crate::document::{
-    InvoiceDocument, InvoiceSummary, LineDocument, Party, PeriodDocument, Rates, SourceClass, UsageSource,
-    instant_text, price_text, quantity_text,
-};
-use crate::fraction::Fraction;
-use crate::money::{Currency, Money};
-use crate::statements::{INVOICE_BY_ID, INVOICE_BY_NUMBER, LINES, LIST};
+use crate::currency::Currency;
+use crate::document::{Head, InvoiceDocument, InvoiceSummary, Party, PeriodDocument, SourceClass, instant_text};
+use crate::invoice::Invoice;
+use crate::money::Money;
+use crate::statements::{INVOICE_BY_ID, INVOICE_BY_NUMBER, LIST};
+use crate::terms::Terms;
 
 /// The most invoices one page can have.
 pub const LIST_LIMIT_MAX: u32 = 1000;
@@ -34,54 +32,27 @@ pub enum ReadError {
     },
 }
 
-/// What is kept of the world at the moment of issue.
+/// What is kept of the world at the moment of issue: enough to show the invoice, and to count it again.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Snapshot {
     pub(crate) seller: Party,
     pub(crate) buyer: Party,
-    pub(crate) rates: Rates,
-    /// When the supply counts as made, by tax law: the end of the period.
-    pub(crate) tax_point: String,
-    pub(crate) meters_without_usage: Vec<String>,
+    pub(crate) terms: Terms,
+    pub(crate) invoice: Invoice,
 }
 
 #[derive(sqlx::FromRow)]
 struct InvoiceRow {
     invoice_id: String,
     invoice_number: Option<String>,
-    kind: String,
     revision: i32,
     status: String,
-    customer_id: String,
-    period_start: NaiveDate,
-    period_end: NaiveDate,
-    currency: String,
-    subtotal_minor: i64,
-    discount_minor: i64,
-    net_minor: i64,
-    tax_rate: Decimal,
-    tax_minor: i64,
     total_minor: i64,
     source_class: String,
     snapshot: String,
     issued_at: Option<DateTime<Utc>>,
     due_at: Option<DateTime<Utc>>,
     paid_at: Option<DateTime<Utc>>,
-}
-
-#[derive(sqlx::FromRow)]
-struct LineRow {
-    position: i32,
-    kind: String,
-    meter: Option<String>,
-    description: String,
-    quantity_raw: String,
-    quantity_raw_per_unit: String,
-    unit: String,
-    unit_price: Decimal,
-    exact_numerator: String,
-    exact_denominator: String,
-    amount_minor: i64,
 }
 
 #[derive(sqlx::FromRow)]
@@ -112,9 +83,7 @@ pub async fn load_invoice(
     let statement = if is_id(number_or_id) { INVOICE_BY_ID } else { INVOICE_BY_NUMBER };
     let found: Option<InvoiceRow> =
         sqlx::query_as(statement).bind(number_or_id).fetch_optional(&mut *connection).await?;
-    let Some(invoice) = found else { return Ok(None) };
-    let lines: Vec<LineRow> = sqlx::query_as(LINES).bind(&invoice.invoice_id).fetch_all(&mut *connection).await?;
-    to_document(invoice, lines).map(Some)
+    found.map(to_document).transpose()
 }
 
 /// The issued invoices that the connection's role and tenant may see, newest first, at most `limit` and
@@ -144,59 +113,25 @@ fn is_id(text: &str) -> bool {
         })
 }
 
-fn to_document(invoice: InvoiceRow, lines: Vec<LineRow>) -> Result<InvoiceDocument, ReadError> {
-    let broken = |field| ReadError::Broken { invoice: invoice.invoice_id.clone(), field };
-    let snapshot: Snapshot = serde_json::from_str(&invoice.snapshot).map_err(|_| broken("snapshot"))?;
-    let currency = Currency::parse(&invoice.currency).map_err(|_| broken("currency"))?;
-    let money = |minor| Money::from_minor(minor, currency).to_decimal_text();
-    let lines = lines.into_iter().map(|line| to_line(line, currency).map_err(broken)).collect::<Result<_, _>>()?;
-    if invoice.source_class != SourceClass::BestEffort.as_str() {
-        return Err(broken("source class"));
+fn to_document(row: InvoiceRow) -> Result<InvoiceDocument, ReadError> {
+    let broken = |field| ReadError::Broken { invoice: row.invoice_id.clone(), field };
+    let snapshot: Snapshot = serde_json::from_str(&row.snapshot).map_err(|_| broken("snapshot"))?;
+    if snapshot.invoice.totals.total.minor() != row.total_minor {
+        return Err(broken("total"));
     }
-    Ok(InvoiceDocument {
-        id: Some(invoice.invoice_id),
-        number: invoice.invoice_number,
-        kind: invoice.kind,
-        revision: invoice.revision,
-        status: invoice.status,
-        customer: invoice.customer_id,
-        period: period(invoice.period_start, invoice.period_end),
-        issued_at: invoice.issued_at.map(instant_text),
-        due_at: invoice.due_at.map(instant_text),
-        paid_at: invoice.paid_at.map(instant_text),
-        seller: snapshot.seller,
-        buyer: snapshot.buyer,
-        rates: snapshot.rates,
-        currency: invoice.currency,
-        lines,
-        subtotal: money(invoice.subtotal_minor),
-        volume_discount: money(invoice.discount_minor),
-        net: money(invoice.net_minor),
-        tax: money(invoice.tax_minor),
-        tax_rate: invoice.tax_rate.normalize().to_string(),
-        total: money(invoice.total_minor),
-        usage_source: UsageSource::of(SourceClass::BestEffort, snapshot.meters_without_usage),
-    })
-}
-
-/// The line, or the name of its broken field.
-fn to_line(line: LineRow, currency: Currency) -> Result<LineDocument, &'static str> {
-    let fraction = |above: &str, below: &str| Fraction::new(above.parse().ok()?, below.parse().ok()?);
-    let quantity = fraction(&line.quantity_raw, &line.quantity_raw_per_unit).ok_or("quantity")?;
-    let exact_minor = fraction(&line.exact_numerator, &line.exact_denominator).ok_or("exact amount")?;
-    Ok(LineDocument {
-        position: line.position,
-        kind: line.kind,
-        meter: line.meter,
-        description: line.description,
-        quantity: quantity_text(quantity),
-        quantity_raw: line.quantity_raw,
-        quantity_raw_per_unit: line.quantity_raw_per_unit,
-        unit: line.unit,
-        unit_price: price_text(line.unit_price, currency),
-        exact_minor: exact_minor.to_string(),
-        amount: Money::from_minor(line.amount_minor, currency).to_decimal_text(),
-    })
+    let source_class = SourceClass::parse(&row.source_class).ok_or_else(|| broken("source class"))?;
+    let head = Head {
+        number: row.invoice_number,
+        revision: row.revision,
+        status: row.status,
+        issued_at: row.issued_at,
+        due_at: row.due_at,
+        paid_at: row.paid_at,
+        source_class,
+        id: Some(row.invoice_id),
+        ..Head::preview(snapshot.seller, snapshot.buyer)
+    };
+    Ok(InvoiceDocument::of(&snapshot.invoice, Some(&snapshot.terms), head))
 }
 
 fn to_summary(row: SummaryRow) -> Result<InvoiceSummary, ReadError> {

@@ -13,17 +13,23 @@ use rust_decimal::Decimal;
 use sqlx::{Connection, PgConnection, PgPool};
 use thiserror::Error;
 
-use crate::document::{FIRST_REVISION, InvoiceDocument, MONTHLY, Party, SourceClass};
-use crate::invoice::{Draft, DraftError, draft};
-use crate::money::{Currency, NotAShare, Share, UnknownCurrency};
+use crate::currency::{Currency, UnknownCurrency};
+use crate::days::{Days, day_of};
+use crate::document::{FIRST_REVISION, Head, InvoiceDocument, Party, SourceClass};
+use crate::fraction::Fraction;
+use crate::invoice::{DraftError, Invoice, InvoiceKind, draft};
 use crate::period::{Month, end_of_day_after};
-use crate::quantity::{Usage, UsageError};
-use crate::rate_card::{PriceRow, RateCard, RateCardError, RateCardRow};
+use crate::rate_card::rows::{PriceRow, RateCardRow};
+use crate::rate_card::{RateCard, RateCardError};
 use crate::read::{ReadError, Snapshot, load_invoice};
+use crate::share::{NotAShare, Share};
 use crate::statements::{
     CUSTOMERS, EXISTING, INSERT_DRAFT, INSERT_LINES, ISSUE, PRICES, RATE_CARDS, TAKE_NUMBER, USAGE,
 };
+use crate::tax::TaxRate;
+use crate::terms::{Stretch, Terms};
 use crate::tier::{Tier, UnknownTier};
+use crate::usage::{Usage, UsageError, UsagePart, Windows};
 
 /// Days from the issue to the end of the day on which an invoice is due.
 pub const DUE_DAYS: u64 = 30;
@@ -132,35 +138,9 @@ pub enum BillingError {
     /// Stop: the customer's tax rate is none.
     #[error("tax rate: {0}")]
     TaxRate(#[from] NotAShare),
-    /// Stop until a card is added.
-    #[error("no rate card of tier {tier} is in force for {period}")]
-    NoRateCard {
-        /// The tier.
-        tier: Tier,
-        /// The month.
-        period: Month,
-    },
-    /// Stop until the cards are corrected.
-    #[error("no single rate card of tier {tier} is in force on every day of {period}: found {found}")]
-    NoSingleRateCard {
-        /// The tier.
-        tier: Tier,
-        /// The month.
-        period: Month,
-        /// The cards that are in force on some day of it.
-        found: String,
-    },
     /// Stop until the card is corrected.
     #[error(transparent)]
     RateCard(#[from] RateCardError),
-    /// Stop: one invoice has one currency.
-    #[error("the customer is billed in {customer}, but the rate card of its tier is in {card}")]
-    CurrencyMismatch {
-        /// The customer's currency.
-        customer: Currency,
-        /// The card's currency.
-        card: Currency,
-    },
     /// Stop: usage cannot be summed.
     #[error(transparent)]
     Usage(#[from] UsageError),
@@ -284,29 +264,27 @@ async fn bill(
     if request.period.end() <= contract_start {
         return Ok(Outcome::NotUnderContract);
     }
-    let card = rate_card(&mut transaction, Tier::parse(&customer.tier)?, request.period).await?;
-    let currency = Currency::parse(&customer.currency)?;
-    if currency != card.currency() {
-        return Err(BillingError::CurrencyMismatch { customer: currency, card: card.currency() });
-    }
+    let terms = terms(&mut transaction, customer, request.period).await?;
     let usage = usage(&mut transaction, request.period, &customer.customer_id).await?;
-    let draft = draft(&card, request.period, contract_start, &usage, Share::new(customer.tax_rate)?)?;
+    let invoice = draft(&terms, &usage)?;
     let buyer = Party {
         name: customer.name.clone(),
         address: customer.billing_address.clone(),
         tax_id: customer.tax_id.clone(),
     };
-    let document = InvoiceDocument::preview(&draft, &card, &customer.customer_id, request.seller.clone(), buyer);
+    let head = Head::preview(request.seller.clone(), buyer.clone());
+    let document = InvoiceDocument::of(&invoice, Some(&terms), head);
     let Some(issued_at) = issued_at else { return Ok(Outcome::Previewed(Box::new(document))) };
 
-    let Some(id) = insert_draft(&mut transaction, &document, &draft, &card, issued_at).await? else {
+    let snapshot = Snapshot { seller: request.seller.clone(), buyer, terms, invoice };
+    let Some(id) = insert_draft(&mut transaction, &snapshot, issued_at).await? else {
         // Another run has issued it since we looked.
         let invoice = existing(&mut transaction, request.period, customer).await?;
         return invoice
             .map(|invoice| Outcome::AlreadyIssued(Box::new(invoice)))
             .ok_or_else(|| BillingError::Database(sqlx::Error::RowNotFound));
     };
-    insert_lines(&mut transaction, &id, &customer.customer_id, &draft).await?;
+    insert_lines(&mut transaction, &id, &snapshot.invoice).await?;
     let due_at = end_of_day_after(issued_at, DUE_DAYS).ok_or(BillingError::OutOfCalendar(issued_at))?;
     let number = take_number(&mut transaction, issued_at).await?;
     sqlx::query(ISSUE)
@@ -336,7 +314,7 @@ async fn existing(
     let found: Option<(String, String)> = sqlx::query_as(EXISTING)
         .bind(&customer.customer_id)
         .bind(period.first_day())
-        .bind(MONTHLY)
+        .bind(InvoiceKind::Monthly.as_str())
         .fetch_optional(&mut *connection)
         .await?;
     match found {
@@ -348,8 +326,35 @@ async fn existing(
     }
 }
 
-/// The one rate card of a tier that is in force on every day of the month.
-async fn rate_card(connection: &mut PgConnection, tier: Tier, period: Month) -> Result<RateCard, BillingError> {
+/// What the customer and its operator have agreed on for the month.
+async fn terms(connection: &mut PgConnection, customer: &CustomerRow, month: Month) -> Result<Terms, BillingError> {
+    let contract_start = day_of(Timestamp::from(customer.contract_start));
+    let cards = rate_cards(connection, Tier::parse(&customer.tier)?, month).await?;
+    let stretch = |(id, card): (i64, RateCard)| {
+        let of_contract = month.all_days().meet_open(contract_start, None)?;
+        let days = of_contract.meet_open(card.valid_from(), card.valid_to())?;
+        Some(Stretch { days, rate_card_id: Some(id), card })
+    };
+    Ok(Terms {
+        customer: customer.customer_id.clone(),
+        month,
+        contract_start,
+        contract_end: None,
+        currency: Currency::parse(&customer.currency)?,
+        stretches: cards.into_iter().filter_map(stretch).collect(),
+        promotions: Vec::new(),
+        prepaid: Vec::new(),
+        coupons: Vec::new(),
+        taxes: vec![TaxRate::of_customer(Share::new(customer.tax_rate)?)],
+    })
+}
+
+/// The rate cards of a tier that are in force on some day of the month, by their first day.
+async fn rate_cards(
+    connection: &mut PgConnection,
+    tier: Tier,
+    period: Month,
+) -> Result<Vec<(i64, RateCard)>, BillingError> {
     #[derive(sqlx::FromRow)]
     struct Row {
         rate_card_id: i64,
@@ -368,52 +373,48 @@ async fn rate_card(connection: &mut PgConnection, tier: Tier, period: Month) -> 
         .bind(period.end_day())
         .fetch_all(&mut *connection)
         .await?;
-    let versions: Vec<String> = rows.iter().map(|row| format!("version {}", row.version)).collect();
-    let several = || BillingError::NoSingleRateCard { tier, period, found: versions.join(", ") };
-    let mut rows = rows.into_iter();
-    let row = match (rows.next(), rows.next()) {
-        (None, _) => return Err(BillingError::NoRateCard { tier, period }),
-        (Some(row), None) => row,
-        (Some(_), Some(_)) => return Err(several()),
-    };
-    let prices: Vec<(String, String, Decimal, Decimal)> =
-        sqlx::query_as(PRICES).bind(row.rate_card_id).fetch_all(connection).await?;
-    let prices = prices.into_iter().map(|(meter, unit, raw_units_per_unit, unit_price)| PriceRow {
-        meter,
-        unit,
-        raw_units_per_unit,
-        unit_price,
-    });
-    let row = RateCardRow {
-        rate_card_id: row.rate_card_id,
-        tier: row.tier,
-        version: row.version,
-        valid_from: row.valid_from,
-        valid_to: row.valid_to,
-        currency: row.currency,
-        base_fee_minor: row.base_fee_minor,
-        discount_threshold_minor: row.discount_threshold_minor,
-        discount_rate: row.discount_rate,
-    };
-    let card = RateCard::check(row, prices.collect())?;
-    if card.covers(period) { Ok(card) } else { Err(several()) }
+    let mut cards = Vec::with_capacity(rows.len());
+    for row in rows {
+        let prices: Vec<(String, String, Decimal, Decimal)> =
+            sqlx::query_as(PRICES).bind(row.rate_card_id).fetch_all(&mut *connection).await?;
+        let price =
+            |(meter, unit, raw_units_per_unit, unit_price)| PriceRow { meter, unit, raw_units_per_unit, unit_price };
+        let card = RateCardRow {
+            tier: row.tier,
+            version: row.version,
+            valid_from: row.valid_from,
+            valid_to: row.valid_to,
+            currency: row.currency,
+            base_fee_minor: row.base_fee_minor,
+            discount_threshold_minor: row.discount_threshold_minor,
+            discount_rate: row.discount_rate,
+        };
+        cards.push((row.rate_card_id, RateCard::of_rows(card, prices.into_iter().map(price).collect())?));
+    }
+    Ok(cards)
 }
 
-/// The sums of the month's windows, from one statement and so from one moment.
+/// The month's usage by day, from one statement and so from one moment.
 async fn usage(connection: &mut PgConnection, period: Month, customer_id: &str) -> Result<Usage, BillingError> {
-    let rows: Vec<(String, String)> = sqlx::query_as(USAGE)
+    #[derive(sqlx::FromRow)]
+    struct Row(String, NaiveDate, String, String, i64, DateTime<Utc>, DateTime<Utc>);
+    let rows: Vec<Row> = sqlx::query_as(USAGE)
         .bind(customer_id)
         .bind(DateTime::<Utc>::from(period.start()))
         .bind(DateTime::<Utc>::from(period.end()))
-        .bind(Meter::PRICED.map(Meter::as_str).as_slice())
         .fetch_all(connection)
         .await?;
     let mut usage = Usage::default();
-    for (meter, total) in rows {
-        let (Ok(known), Ok(raw)) = (Meter::parse(&meter), total.parse::<i128>()) else {
+    for Row(meter, day, total, peak, count, first, last) in rows {
+        let known = (Meter::parse(&meter), Fraction::parse(&total), Fraction::parse(&peak));
+        let (Ok(known), Ok(exact), Ok(peak)) = known else {
             return Err(BillingError::UnreadableUsage { meter, total });
         };
-        usage.add(known, raw)?;
+        let days = day.succ_opt().and_then(|next| Days::new(day, next));
+        let days = days.ok_or(BillingError::OutOfCalendar(Timestamp::from(first)))?;
+        let end = Timestamp::from(last).saturating_add_secs(crate::quantity::SECONDS_PER_WINDOW);
+        let windows = Windows::new(first.into(), end, u64::try_from(count).unwrap_or_default());
+        usage.add(UsagePart { meter: known, days, total: exact, peak, windows })?;
     }
     Ok(usage)
 }
@@ -421,66 +422,62 @@ async fn usage(connection: &mut PgConnection, period: Month, customer_id: &str) 
 /// The new draft's id; `None` when another run has this invoice.
 async fn insert_draft(
     connection: &mut PgConnection,
-    document: &InvoiceDocument,
-    draft: &Draft,
-    card: &RateCard,
+    snapshot: &Snapshot,
     created_at: Timestamp,
 ) -> Result<Option<String>, BillingError> {
-    let snapshot = Snapshot {
-        seller: document.seller.clone(),
-        buyer: document.buyer.clone(),
-        rates: document.rates.clone(),
-        tax_point: draft.month.end_day().to_string(),
-        meters_without_usage: document.usage_source.meters_without_usage.clone(),
-    };
-    let snapshot = serde_json::to_string(&snapshot).expect("a snapshot is text and lists of text");
-    let totals = &draft.totals;
+    let Snapshot { invoice, terms, .. } = snapshot;
+    let totals = &invoice.totals;
+    let discounts = totals.volume_discount.checked_add(totals.coupons).map_err(DraftError::Total)?;
+    let tax_rate = invoice.taxes.first().map_or_else(Share::default, |tax| tax.rate.rate);
+    let card = terms.stretches.last().and_then(|stretch| stretch.rate_card_id);
+    let written = serde_json::to_string(snapshot).expect("a snapshot is text, numbers and lists of them");
     Ok(sqlx::query_scalar(INSERT_DRAFT)
-        .bind(&document.customer)
-        .bind(MONTHLY)
+        .bind(&invoice.customer)
+        .bind(invoice.kind.as_str())
         .bind(FIRST_REVISION)
-        .bind(draft.month.first_day())
-        .bind(draft.month.end_day())
-        .bind(card.currency().as_str())
+        .bind(terms.month.first_day())
+        .bind(terms.month.end_day())
+        .bind(invoice.currency.as_str())
         .bind(totals.subtotal.minor())
-        .bind(totals.discount.minor())
+        .bind(discounts.minor())
         .bind(totals.net.minor())
-        .bind(draft.tax_rate.decimal())
+        .bind(tax_rate.decimal())
         .bind(totals.tax.minor())
         .bind(totals.total.minor())
         .bind(SourceClass::BestEffort.as_str())
-        .bind(card.id())
-        .bind(snapshot)
+        .bind(card)
+        .bind(written)
         .bind(DateTime::<Utc>::from(created_at))
         .fetch_optional(connection)
         .await?)
 }
 
-async fn insert_lines(
-    connection: &mut PgConnection,
-    invoice_id: &str,
-    customer_id: &str,
-    draft: &Draft,
-) -> Result<(), BillingError> {
-    let lines = &draft.lines;
+async fn insert_lines(connection: &mut PgConnection, invoice_id: &str, invoice: &Invoice) -> Result<(), BillingError> {
+    let lines = &invoice.lines;
     let positions: Vec<i32> = (1..).take(lines.len()).collect();
     sqlx::query(INSERT_LINES)
         .bind(invoice_id)
-        .bind(customer_id)
+        .bind(&invoice.customer)
         .bind(positions)
         .bind(lines.iter().map(|line| line.kind.as_str()).collect::<Vec<_>>())
-        .bind(lines.iter().map(|line| line.meter.map(Meter::as_str)).collect::<Vec<_>>())
+        .bind(lines.iter().map(|line| line.meter().map(Meter::as_str)).collect::<Vec<_>>())
         .bind(lines.iter().map(|line| line.description.as_str()).collect::<Vec<_>>())
-        .bind(lines.iter().map(|line| line.quantity.raw().to_string()).collect::<Vec<_>>())
-        .bind(lines.iter().map(|line| line.quantity.raw_per_unit().to_string()).collect::<Vec<_>>())
+        .bind(lines.iter().map(|line| decimal_text(line.quantity.raw())).collect::<Vec<_>>())
+        .bind(lines.iter().map(|line| decimal_text(line.quantity.raw_per_unit())).collect::<Vec<_>>())
         .bind(lines.iter().map(|line| line.unit.as_str()).collect::<Vec<_>>())
-        .bind(lines.iter().map(|line| line.unit_price).collect::<Vec<_>>())
+        .bind(lines.iter().map(|line| line.pricing.marginal.price.decimal()).collect::<Vec<_>>())
         .bind(lines.iter().map(|line| line.exact_minor.numerator().to_string()).collect::<Vec<_>>())
         .bind(lines.iter().map(|line| line.exact_minor.denominator().to_string()).collect::<Vec<_>>())
         .bind(lines.iter().map(|line| line.amount.minor()).collect::<Vec<_>>())
+        .bind(lines.iter().map(|line| line.item.as_str()).collect::<Vec<_>>())
         .execute(connection)
         .await?;
     Ok(())
+}
+
+/// A total or a divisor: neither has more places than usage has.
+fn decimal_text(number: &Fraction) -> String {
+    number.to_decimal_text(crate::usage::USAGE_PLACES_MAX)
 }
 
 /// The next number of the month of issue; others wait for it until this transaction ends.
