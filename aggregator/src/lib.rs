@@ -10,6 +10,7 @@
 
 pub mod acknowledgement;
 pub mod aggregator;
+pub mod close;
 pub mod commit;
 pub mod commit_log;
 pub mod consumer;
@@ -21,5 +22,6 @@ pub mod fold;
 pub mod known;
 pub mod memory_log;
 pub mod partition;
+pub mod receipts;
 pub mod rollup;
 pub mod usage_rows;

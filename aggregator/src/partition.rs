@@ -49,6 +49,12 @@ impl Partition {
         Self { path: format!("{}{}", self.path, &hash[depth..=depth]), ..self.clone() }
     }
 
+    /// Every child that a split of this partition has.
+    pub fn children(&self) -> impl Iterator<Item = Self> + '_ {
+        let child = |digit| Self { path: format!("{}{digit:x}", self.path), ..self.clone() };
+        (0..Self::FANOUT).map(child)
+    }
+
     /// Reads the written form, and no other: a log has one name.
     pub fn parse(text: &str) -> Result<Self, NotAPartition> {
         let mut parts = text.splitn(3, '/');

@@ -10,6 +10,7 @@ mod directory;
 mod interleavings;
 mod partly;
 mod reading;
+mod receipts;
 mod stage;
 mod tables;
 mod usage_rows;
@@ -22,7 +23,9 @@ use stage::Stage;
 async fn every_statement_prepares_as_the_role_that_runs_it_and_may_run() {
     let stage = Stage::set().await;
     let mut connection = stage.pool.acquire().await.unwrap();
-    for statement in aggregator::usage_rows::STATEMENTS.iter().chain(aggregator::directory::STATEMENTS) {
+    let receipts = aggregator::receipts::statements();
+    let statements = aggregator::usage_rows::STATEMENTS.iter().chain(aggregator::directory::STATEMENTS);
+    for statement in statements.chain(&receipts) {
         sqlx::raw_sql(AssertSqlSafe(format!("prepare one as {statement}")))
             .execute(&mut *connection)
             .await

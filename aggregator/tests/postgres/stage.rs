@@ -13,7 +13,7 @@ use sqlx::types::Decimal;
 
 pub(crate) struct Stage {
     /// Goes away with the stage.
-    _database: TestDatabase,
+    database: TestDatabase,
     /// As `securebase_aggregator`.
     pub(crate) pool: PgPool,
     pub(crate) rows: UsageRows,
@@ -41,12 +41,7 @@ impl Stage {
         let database = TestDatabase::create(&migrations::fingerprint(), migrate).await.unwrap();
         let url = database.url("securebase_aggregator");
         let pool = PgPoolOptions::new().max_connections(8).connect(&url).await.unwrap();
-        Self {
-            rows: UsageRows::new(pool.clone()),
-            directory: AccountDirectory::new(pool.clone()),
-            pool,
-            _database: database,
-        }
+        Self { rows: UsageRows::new(pool.clone()), directory: AccountDirectory::new(pool.clone()), pool, database }
     }
 
     /// With two customers, whose contracts start in 2026.
@@ -60,6 +55,19 @@ impl Stage {
         let customer = new_customer(id);
         self.directory.create_customer(&customer, now()).await.unwrap();
         customer.id
+    }
+
+    /// The audited events of one action, as subject and class.
+    pub(crate) async fn audited(&self, action: &str) -> Vec<String> {
+        let operator = PgPoolOptions::new().connect(&self.database.url("securebase_operator")).await.unwrap();
+        sqlx::query_scalar(
+            "select subject || ' ' || coalesce(details ->> 'class', '') from audit_events where action = $1
+            order by sequence",
+        )
+        .bind(action)
+        .fetch_all(&operator)
+        .await
+        .unwrap()
     }
 
     /// Every usage row as (partition, counter) and its owner and total.

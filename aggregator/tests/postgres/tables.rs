@@ -14,6 +14,7 @@ use aggregator::entry::CommitId;
 use aggregator::known::Known;
 use embedded::DynamoDb;
 use ingest::dead_letter::DeadLetters;
+use ingest::manifest::Manifests;
 use ingest::{AccountId, Dimensions, Hour, Identity, Meter, Packer, RunId, Slice, UsageEvent};
 
 use crate::clients;
@@ -27,6 +28,7 @@ pub(crate) struct Tables {
     pub(crate) log: DynamoDbLog,
     pub(crate) acknowledgements: Acknowledgements,
     pub(crate) dead_letters: DeadLetters,
+    pub(crate) manifests: Manifests,
     pub(crate) counters: Arc<Counters>,
 }
 
@@ -37,7 +39,8 @@ impl Tables {
         let tables = Self {
             log: DynamoDbLog::new(client.clone(), "commit_log".into()),
             acknowledgements: Acknowledgements::new(client.clone(), "acknowledgements".into(), || 0),
-            dead_letters: DeadLetters::new(client, "dead_letters".into(), || 0),
+            dead_letters: DeadLetters::new(client.clone(), "dead_letters".into(), || 0),
+            manifests: Manifests::new(client, "manifests".into(), || 0),
             counters: Arc::default(),
             server,
         };
@@ -46,6 +49,7 @@ impl Tables {
             tables.log.ensure_table().await.unwrap();
             tables.acknowledgements.ensure_table().await.unwrap();
             tables.dead_letters.ensure_table().await.unwrap();
+            tables.manifests.ensure_table().await.unwrap();
         }
         tables
     }

@@ -407,7 +407,7 @@ async fn a_close_is_whole_or_not_there_and_never_changes() {
         (total("1"), "closed_totals are written in the transaction of their close"),
         (format!("{close}; {}", total("'NaN'")), "closed_totals_total_is_exact"),
         (format!("{close}; {}", total("1e-19")), "closed_totals_total_is_exact"),
-        (format!("{close}; {}", total("-1")), "closed_totals_total_is_exact"),
+        (format!("{close}; {}", total("'-Infinity'")), "closed_totals_total_is_exact"),
         (
             format!("{close}; {}; commit; {}", evidence("e"), total("1")),
             "are written in the transaction of their close",
