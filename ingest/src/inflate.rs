@@ -30,7 +30,7 @@ type StoredBytes<R> = BufReader<Chain<Cursor<Vec<u8>>, Hashed<R>>>;
 /// A source object's content. Concatenated gzip members read as one (RFC 1952 section 2.2).
 pub(crate) enum Inflate<R> {
     Plain(StoredBytes<R>),
-    Gzip(Gunzip<R>),
+    Gzip(Box<Gunzip<R>>),
 }
 
 /// What the object is, as stored.
@@ -51,7 +51,7 @@ impl<R: Read> Inflate<R> {
         stored.by_ref().take(2).read_to_end(&mut magic)?;
         let is_gzip = magic == GZIP_MAGIC;
         let reader = BufReader::with_capacity(STORED_BUFFER_BYTES, Cursor::new(magic).chain(stored));
-        Ok(if is_gzip { Self::Gzip(Gunzip::new(reader)) } else { Self::Plain(reader) })
+        Ok(if is_gzip { Self::Gzip(Box::new(Gunzip::new(reader))) } else { Self::Plain(reader) })
     }
 
     /// Reads some bytes; 0 at the end.

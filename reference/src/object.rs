@@ -208,11 +208,7 @@ fn newline_in_string(text: &[u8], mut at: usize) -> Option<usize> {
     while at < text.len() {
         match (in_string, text[at]) {
             (true, b'\n') => return Some(at),
-            (true, b'\\') => {
-                if text.get(at + 1) != Some(&b'\n') {
-                    at += 1;
-                }
-            }
+            (true, b'\\') if text.get(at + 1) != Some(&b'\n') => at += 1,
             (_, b'"') => in_string = !in_string,
             (false, b'{' | b'[') => depth += 1,
             (false, b'}' | b']') => {

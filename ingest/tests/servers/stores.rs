@@ -19,7 +19,7 @@ fn manifest(run: u8, object: &str) -> Manifest {
         not_counted: [(NotCounted::CloudTrailDigest, 1)].into(),
         dead_letters: Reason::ALL.iter().map(|reason| (*reason, 2)).collect(),
         content_sha256: Some([run; 32]),
-        event_times: (run % 2 == 0).then(|| (at(0), at(i64::from(run)))),
+        event_times: run.is_multiple_of(2).then(|| (at(0), at(i64::from(run)))),
         slices: 7,
         started_at: at(0),
     }
