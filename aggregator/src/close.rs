@@ -2,4 +2,4 @@
 
 mod prefix;
 
-pub use prefix::{CountedHour, PrefixError, read_hour};
+pub use prefix::{CountedHour, Cut, PrefixError, read_hour};

@@ -9,20 +9,22 @@
 
 mod completeness;
 mod coverage;
+mod digests;
 mod done;
-mod expectations;
 mod proof;
+mod proofs;
 mod source;
 
 pub use completeness::{AccountReport, Completeness, LaneReport, SourceReport};
 pub use coverage::{AccountScope, LaneState, Through, Waiting, complete_until};
+pub use digests::{ImportError, import_digests};
 pub use done::{ReceiptError, Receipts, is_acknowledged};
-pub use expectations::{Expectations, RecordError, RefreshError, Refreshed};
 pub use proof::{ExpectedObject, ExpectedUsage, Previous, Proof};
+pub use proofs::{Proofs, RecordError, RefreshError, Refreshed};
 pub use source::{DeclareError, Source, SourceClass, Sources};
 
 /// Every statement of this module, for the test that prepares them against the schema.
 #[doc(hidden)]
 pub fn statements() -> Vec<&'static str> {
-    [source::STATEMENTS, expectations::STATEMENTS, completeness::STATEMENTS].concat()
+    [source::STATEMENTS, proofs::STATEMENTS, completeness::STATEMENTS].concat()
 }

@@ -13,7 +13,9 @@ create table sources (
     lateness_seconds int not null,
     -- From when on the source is expected to say everything.
     since timestamptz not null,
-    -- Lanes (Regions) that every account has, besides those it is seen to have.
+    -- Of which trail, where several deliver; null: every trail that is seen must be whole.
+    trail text,
+    -- Lanes (`REGION/TRAIL`) that every account has, besides those it is seen to have.
     lanes text[] not null default '{}',
     declared_at timestamptz not null,
     primary key (customer_id, meter),

@@ -6,7 +6,7 @@ use ingest::{AccountId, CounterKey, Identity, Meter, RunId};
 use thiserror::Error;
 
 use crate::commit_log::{CommitLog, ReadError};
-use crate::entry::Content;
+use crate::entry::{Content, Entry};
 use crate::known::{Known, Untrusted};
 use crate::partition::Partition;
 
@@ -19,8 +19,8 @@ pub struct CountedHour {
     pub entries_after: u64,
     /// The identities of each counter, sorted.
     pub counters: BTreeMap<CounterKey, Vec<Identity>>,
-    /// The readings they were counted from.
-    pub runs: BTreeSet<RunId>,
+    /// The readings each account's were counted from.
+    pub runs: BTreeMap<AccountId, BTreeSet<RunId>>,
 }
 
 /// Why logs do not add up to anything.
@@ -37,46 +37,27 @@ pub enum PrefixError {
     CountedTwice(Partition),
 }
 
-/// Reads a bucket's hour from its root on. `cut` says up to which version a log counts: `None` for all of it, 0 for none.
-pub async fn read_hour<L: CommitLog>(
-    log: &L,
-    root: Partition,
-    cut: &(dyn Fn(&Partition) -> Option<u64> + Sync),
-) -> Result<CountedHour, PrefixError> {
+impl PrefixError {
+    /// Whether the logs themselves are at fault, so that the rest can be looked at without them.
+    pub fn is_of_the_logs(&self) -> bool {
+        !matches!(self, Self::Read(ReadError::Store(_)))
+    }
+}
+
+/// Up to which version a log counts: `None` for all of it, 0 for none.
+pub type Cut<'a> = &'a (dyn Fn(&Partition) -> Option<u64> + Sync);
+
+/// Reads a bucket's hour from its root on, up to a cut.
+pub async fn read_hour<L: CommitLog>(log: &L, root: Partition, cut: Cut<'_>) -> Result<CountedHour, PrefixError> {
     let mut hour = CountedHour::default();
-    let mut seen = HashSet::<(Meter, AccountId, Identity)>::new();
+    let mut seen = HashSet::new();
     let mut waiting = vec![root];
     while let Some(partition) = waiting.pop() {
-        let mut known = Known::empty(partition.clone());
-        let cut = cut(&partition);
-        for entry in log.read_after(&partition, 0).await? {
-            if cut.is_some_and(|cut| cut < entry.version) {
-                hour.entries_after += 1;
-                continue;
-            }
-            known.apply(&entry)?;
-            let Content::Counted { slices, groups } = entry.content else { continue };
-            hour.runs.extend(slices.iter().map(|slice| slice.run));
-            for group in groups {
-                let CounterKey { meter, account, .. } = group.counter;
-                for identity in &group.identities {
-                    if !seen.insert((meter, account, *identity)) {
-                        return Err(PrefixError::CountedTwice(partition));
-                    }
-                }
-                hour.counters.entry(group.counter).or_default().extend(group.identities);
-            }
-        }
-        if let Some(cut) = cut
-            && known.version() < cut
-        {
-            // Entries are never deleted, so what was rolled up cannot be missing.
-            let expected = known.version() + 1;
-            return Err(Untrusted::Gap { partition, expected, found: cut }.into());
-        }
-        if known.is_split() {
-            waiting.extend(partition.children());
-        }
+        let entries = log.read_after(&partition, 0).await?;
+        let known = hour.add_log(&partition, entries, cut(&partition), &mut seen)?;
+        // A child can be rolled up before its parent is: what counts of it is in the cut.
+        let is_in_cut = |child: &Partition| known.is_split() || cut(child).is_some_and(|version| 0 < version);
+        waiting.extend(partition.children().filter(is_in_cut));
         if 0 < known.version() {
             hour.versions.insert(partition, known.version());
         }
@@ -85,4 +66,44 @@ pub async fn read_hour<L: CommitLog>(
         identities.sort_unstable();
     }
     Ok(hour)
+}
+
+type Seen = HashSet<(Meter, AccountId, Identity)>;
+
+impl CountedHour {
+    fn add_log(
+        &mut self,
+        partition: &Partition,
+        entries: Vec<Entry>,
+        cut: Option<u64>,
+        seen: &mut Seen,
+    ) -> Result<Known, PrefixError> {
+        let mut known = Known::empty(partition.clone());
+        for entry in entries {
+            if cut.is_some_and(|cut| cut < entry.version) {
+                self.entries_after += 1;
+                continue;
+            }
+            known.apply(&entry)?;
+            let Content::Counted { slices, groups } = entry.content else { continue };
+            for group in groups {
+                let CounterKey { meter, account, .. } = group.counter;
+                if let Some(twice) = group.identities.iter().find(|identity| !seen.insert((meter, account, **identity))) {
+                    tracing::error!(%partition, %account, identity = ?twice, "an event is counted in two logs");
+                    return Err(PrefixError::CountedTwice(partition.clone()));
+                }
+                let runs = group.sources.iter().map(|(slice, _)| slices[usize::from(*slice)].run);
+                self.runs.entry(account).or_default().extend(runs);
+                self.counters.entry(group.counter).or_default().extend(group.identities);
+            }
+        }
+        match cut {
+            // Entries are never deleted, so what was rolled up cannot be missing.
+            Some(cut) if known.version() < cut => {
+                let (partition, expected) = (partition.clone(), known.version() + 1);
+                Err(Untrusted::Gap { partition, expected, found: cut }.into())
+            }
+            _ => Ok(known),
+        }
+    }
 }

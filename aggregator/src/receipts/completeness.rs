@@ -121,7 +121,7 @@ impl Completeness {
         let mut scopes = Scopes::new();
         for row in rows {
             // A meter that this program does not know is another version's.
-            let Ok(meter) = Meter::parse(&row.meter) else { continue };
+            let Ok(meter) = Meter::parse_stored(&row.meter) else { continue };
             let customer = CustomerId::parse(&row.customer_id).expect("a constraint: a customer id has this form");
             let of_source = scopes.entry((customer, meter)).or_default();
             row.add_to(of_source);
@@ -218,7 +218,7 @@ impl LaneRow {
 const LANES: &str = "
     with scopes as (
         select
-            s.customer_id, s.meter, s.lanes, make_interval(secs => s.lateness_seconds) as lateness, o.account_id,
+            s.customer_id, s.meter, s.trail, s.lanes, make_interval(secs => s.lateness_seconds) as lateness, o.account_id,
             greatest(lower(o.valid), s.since, $2) as scope_from, least(upper(o.valid), $3) as scope_until
         from sources s
         join account_ownership o using (customer_id)
@@ -255,7 +255,9 @@ const LANES: &str = "
         from (
             select unnest(w.lanes) as lane, true as is_declared
             union all
-            select lane, false from source_lanes s where s.meter = w.meter and s.account_id = w.account_id
+            select lane, false from source_lanes s
+            where s.meter = w.meter and s.account_id = w.account_id
+                and (w.trail is null or split_part(s.lane, '/', 2) = w.trail)
         ) either
         group by lane
     ) l on true

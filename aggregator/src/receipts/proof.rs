@@ -11,7 +11,7 @@ pub struct Proof {
     pub meter: Meter,
     /// Of which account.
     pub account: AccountId,
-    /// Which of the account's separate chains: a digest's Region.
+    /// Which of the account's separate chains: a digest's `REGION/TRAIL`.
     pub lane: String,
     /// Its delivered name. The last part of it tells it apart from the lane's other proofs.
     pub name: String,

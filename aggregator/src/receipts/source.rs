@@ -61,7 +61,9 @@ pub struct Source {
     pub lateness_seconds: u32,
     /// From when on it is expected to say everything.
     pub since: Hour,
-    /// Lanes (Regions) that every account has, besides those it is seen to have.
+    /// Of which trail, where several deliver; `None`: every trail that is seen must be whole.
+    pub trail: Option<String>,
+    /// Lanes (`REGION/TRAIL`) that every account has, besides those it is seen to have.
     pub lanes: Vec<String>,
 }
 
@@ -109,6 +111,7 @@ impl Sources {
             .bind(source.class.as_str())
             .bind(i64::from(source.lateness_seconds))
             .bind(DateTime::<Utc>::from(source.since.start()))
+            .bind(&source.trail)
             .bind(&source.lanes)
             .bind(DateTime::<Utc>::from(now))
             .fetch_optional(&mut *transaction)
@@ -126,6 +129,7 @@ impl Sources {
                 .bind(source.class.as_str())
                 .bind(i64::from(source.lateness_seconds))
                 .bind(source.since.start().to_string())
+                .bind(&source.trail)
                 .bind(&source.lanes)
                 .execute(&mut *transaction)
                 .await
@@ -152,6 +156,7 @@ struct SourceRow {
     source_class: String,
     lateness_seconds: i32,
     since: DateTime<Utc>,
+    trail: Option<String>,
     lanes: Vec<String>,
 }
 
@@ -159,11 +164,12 @@ impl SourceRow {
     fn source(self) -> Option<Source> {
         Some(Source {
             customer: CustomerId::parse(&self.customer_id).expect("a constraint: a customer id has this form"),
-            meter: Meter::parse(&self.meter).ok()?,
+            meter: Meter::parse_stored(&self.meter).ok()?,
             kind: self.kind,
             class: SourceClass::parse(&self.source_class).expect("a constraint: the class is known"),
             lateness_seconds: self.lateness_seconds.unsigned_abs(),
             since: Timestamp::from(self.since).hour(),
+            trail: self.trail,
             lanes: self.lanes,
         })
     }
@@ -172,22 +178,24 @@ impl SourceRow {
 // Says something only where something changed.
 const DECLARE: &str = "
     insert into sources as s
-        (customer_id, meter, kind, source_class, lateness_seconds, since, lanes, declared_at)
-    values ($1, $2, $3, $4, $5::int, $6, $7, $8)
+        (customer_id, meter, kind, source_class, lateness_seconds, since, trail, lanes, declared_at)
+    values ($1, $2, $3, $4, $5::int, $6, $7, $8, $9)
     on conflict (customer_id, meter) do update set
         kind = excluded.kind, source_class = excluded.source_class, lateness_seconds = excluded.lateness_seconds,
-        since = excluded.since, lanes = excluded.lanes, declared_at = excluded.declared_at
-    where (s.kind, s.source_class, s.lateness_seconds, s.since, s.lanes)
+        since = excluded.since, trail = excluded.trail, lanes = excluded.lanes, declared_at = excluded.declared_at
+    where (s.kind, s.source_class, s.lateness_seconds, s.since, s.trail, s.lanes)
         is distinct from
-        (excluded.kind, excluded.source_class, excluded.lateness_seconds, excluded.since, excluded.lanes)
+        (excluded.kind, excluded.source_class, excluded.lateness_seconds, excluded.since, excluded.trail,
+            excluded.lanes)
     returning true";
 
 const AUDIT: &str = "
     select record_audit_event($1, $2, 'source.declared', $3, jsonb_build_object(
-        'kind', $4::text, 'class', $5::text, 'lateness_seconds', $6::bigint, 'since', $7::text, 'lanes', $8::text[]))";
+        'kind', $4::text, 'class', $5::text, 'lateness_seconds', $6::bigint, 'since', $7::text, 'trail', $8::text,
+        'lanes', $9::text[]))";
 
 const LIST: &str = "
-    select customer_id, meter, kind, source_class, lateness_seconds, since, lanes
+    select customer_id, meter, kind, source_class, lateness_seconds, since, trail, lanes
     from sources where $1::text is null or customer_id = $1
     order by customer_id, meter";
 

@@ -2,10 +2,11 @@
 
 use aggregator::directory::CustomerId;
 use aggregator::receipts::{
-    Completeness, Expectations, ExpectedObject, ExpectedUsage, Previous, Proof, Receipts, RecordError, Refreshed,
-    Source, SourceClass, SourceReport, Sources,
+    Completeness, ExpectedObject, ExpectedUsage, Previous, Proof, Proofs, Receipts, RecordError, Refreshed, Source,
+    SourceClass, SourceReport, Sources, import_digests,
 };
 use aggregator::rollup::RollUp;
+use ingest::digest::{Digest, LogObject, ObjectName, PreviousDigest, PublicKeys, SeenDigest, Stretch, TrailSource};
 use ingest::manifest::{Manifest, ObjectVersion};
 use ingest::{Hour, Identity, Meter, RunId, Timestamp};
 use sqlx::types::chrono::{DateTime, Utc};
@@ -44,7 +45,7 @@ fn digest(number: i64) -> Proof {
     Proof {
         meter: Meter::CloudTrailEvents,
         account: account(1),
-        lane: "eu-west-1".into(),
+        lane: "eu-west-1/trail".into(),
         name: digest_name(number),
         content_sha256: content(&digest_name(number)),
         covers: (at(number), at(number + 1)),
@@ -65,7 +66,7 @@ struct Receiving {
     stage: Stage,
     tables: Tables,
     customer: CustomerId,
-    expectations: Expectations,
+    proofs: Proofs,
     receipts: Receipts,
 }
 
@@ -80,8 +81,8 @@ impl Receiving {
             acknowledgements: tables.acknowledgements.clone(),
             rows: stage.rows.clone(),
         };
-        let expectations = Expectations::new(stage.pool.clone());
-        let receiving = Self { stage, tables, customer, expectations, receipts };
+        let proofs = Proofs::new(stage.pool.clone());
+        let receiving = Self { stage, tables, customer, proofs, receipts };
         receiving.declare(class).await;
         receiving
     }
@@ -94,6 +95,7 @@ impl Receiving {
             class,
             lateness_seconds: 900,
             since: from(),
+            trail: None,
             lanes: Vec::new(),
         }
     }
@@ -137,7 +139,7 @@ impl Receiving {
     }
 
     async fn refresh(&self) -> (Refreshed, SourceReport) {
-        let refreshed = self.expectations.refresh(&self.receipts, &self.tables.log, now()).await.unwrap();
+        let refreshed = self.proofs.refresh(&self.receipts, &self.tables.log, now()).await.unwrap();
         let mut reports = Completeness::new(self.stage.pool.clone()).refresh(now()).await.unwrap();
         assert_eq!(reports.len(), 1);
         (refreshed, reports.remove(0))
@@ -164,7 +166,7 @@ async fn an_hour_is_complete_once_every_log_of_its_digests_is_counted_and_rolled
     // In any order, twice, and one of them missing.
     let record = async |numbers: &[i64]| {
         let proofs: Vec<Proof> = numbers.iter().map(|number| digest(*number)).collect();
-        receiving.expectations.record(&proofs, now()).await.unwrap()
+        receiving.proofs.record(&proofs, now()).await.unwrap()
     };
     assert_eq!(record(&[4, 0, 1]).await, 3);
     assert_eq!(record(&[1, 2, 4]).await, 1);
@@ -202,7 +204,7 @@ async fn an_hour_is_complete_once_every_log_of_its_digests_is_counted_and_rolled
 async fn a_backfill_adds_what_was_late_and_takes_back_what_was_called_complete() {
     let receiving = Receiving::set(SourceClass::Proven).await;
     let proofs: Vec<Proof> = (0..4).map(digest).collect();
-    receiving.expectations.record(&proofs, now()).await.unwrap();
+    receiving.proofs.record(&proofs, now()).await.unwrap();
     for number in 0..4 {
         receiving.read(number, true).await;
     }
@@ -214,7 +216,7 @@ async fn a_backfill_adds_what_was_late_and_takes_back_what_was_called_complete()
         objects: vec![ExpectedObject { event_times: Some((at(1), at(2))), ..log(9) }],
         ..digest(1)
     };
-    receiving.expectations.record(&[late], now()).await.unwrap();
+    receiving.proofs.record(&[late], now()).await.unwrap();
     receiving.check(None, "log-9.json.gz is not counted").await;
     receiving.read(9, true).await;
     receiving.roll_up().await;
@@ -227,15 +229,74 @@ async fn a_chain_that_was_tampered_with_ends_where_it_breaks() {
     let mut proofs: Vec<Proof> = (0..6).map(|number| Proof { objects: Vec::new(), ..digest(number) }).collect();
     // Somebody replaced digest 3 by another without its log.
     proofs[3].content_sha256 = [1; 32];
-    receiving.expectations.record(&proofs[4..], now()).await.unwrap();
-    receiving.expectations.record(&proofs[..4], now()).await.unwrap();
+    receiving.proofs.record(&proofs[4..], now()).await.unwrap();
+    receiving.proofs.record(&proofs[..4], now()).await.unwrap();
     receiving.check(Some(2), "the chain is broken at 2026-10-24T04:00:00Z").await;
-    let contradicts = receiving.expectations.record(&[digest(3)], now()).await.unwrap_err();
-    assert!(matches!(&contradicts, RecordError::Contradicts { name } if *name == digest_name(3)), "{contradicts}");
+    // A second digest under the same name: nothing tells which of the two was delivered.
+    let second = Proof { content_sha256: [2; 32], ..proofs[1].clone() };
+    for _ in 0..2 {
+        assert_eq!(receiving.proofs.record(std::slice::from_ref(&second), now()).await.unwrap(), 0);
+    }
+    receiving.check(None, "the chain is broken at 2026-10-24T01:00:00Z").await;
     let backwards = Proof { covers: (at(1), at(1)), ..digest(9) };
-    let refused = receiving.expectations.record(&[digest(8), backwards], now()).await.unwrap_err();
+    let refused = receiving.proofs.record(&[digest(8), backwards], now()).await.unwrap_err();
     assert!(matches!(refused, RecordError::Malformed { .. }), "{refused}");
-    receiving.expectations.record(&[digest(8)], now()).await.unwrap();
+    receiving.proofs.record(&[digest(8)], now()).await.unwrap();
+}
+
+#[tokio::test]
+async fn digests_that_ingest_keeps_become_proofs_whatever_order_they_are_read_in() {
+    let receiving = Receiving::set(SourceClass::Proven).await;
+    let kept = ingest::expectations::Expectations::new(receiving.tables.client(), "expectations".into(), || 0);
+    kept.ensure_table().await.unwrap();
+    let name = |number: i64, what: &str| ObjectName {
+        bucket: "trail".into(),
+        key: format!("AWSLogs/{what}-{number}.json.gz"),
+    };
+    let seen = |number: i64| {
+        let previous = (0 < number).then(|| PreviousDigest {
+            object: name(number - 1, "digest"),
+            sha256: content(&digest_name(number - 1)),
+            signature: String::new(),
+        });
+        SeenDigest {
+            digest: Digest {
+                source: TrailSource { account: account(1), region: "eu-west-1".into(), trail: "trail".into() },
+                start: at(number),
+                end: at(number + 1),
+                end_as_written: at(number + 1).to_string(),
+                is_backfill: false,
+                object: name(number, "digest"),
+                previous,
+                key_fingerprint: String::new(),
+                log_objects: vec![LogObject { object: name(number, "log"), sha256: content(&log_name(number)) }],
+            },
+            content_sha256: content(&digest_name(number)),
+            signature: None,
+            seen_at: now(),
+        }
+    };
+    let import = async || {
+        let everything = Stretch { start: at(-24), end: at(24) };
+        let keys = PublicKeys::default();
+        import_digests(&kept, &receiving.proofs, &keys, everything, now()).await.unwrap()
+    };
+    kept.put(&[seen(2), seen(0)]).await.unwrap();
+    assert_eq!(import().await, 2);
+    kept.put(&[seen(1), seen(0)]).await.unwrap();
+    assert_eq!((import().await, import().await), (1, 0));
+    for number in 0..3 {
+        receiving.read(number, true).await;
+    }
+    receiving.roll_up().await;
+    receiving.check(Some(1), "eu-west-1/trail: nothing proven after 2026-10-24T03:00:00Z").await;
+    // Another's trail in the same bucket, when only one is asked for.
+    let sources = Sources::new(receiving.stage.pool.clone());
+    for (trail, last) in [(Some("trail"), Some(1)), (Some("other"), None)] {
+        let source = Source { trail: trail.map(str::to_owned), ..receiving.source(SourceClass::Proven) };
+        sources.declare(&source, "operator", now()).await.unwrap();
+        receiving.check(last, "").await;
+    }
 }
 
 #[tokio::test]
@@ -255,7 +316,7 @@ async fn a_list_is_reconciled_once_every_unit_of_it_is_counted() {
         usage: vec![unit(1), unit(2)],
         ..digest(0)
     };
-    receiving.expectations.record(&[list], now()).await.unwrap();
+    receiving.proofs.record(&[list], now()).await.unwrap();
     receiving.read(2, true).await;
     receiving.check(Some(0), "usage that list-2026-10-24T04 lists is not counted").await;
     receiving.roll_up().await;
@@ -269,7 +330,7 @@ async fn a_list_is_reconciled_once_every_unit_of_it_is_counted() {
 #[tokio::test]
 async fn a_source_that_promises_nothing_is_never_complete_and_a_declaration_is_audited_once() {
     let receiving = Receiving::set(SourceClass::BestEffort).await;
-    receiving.expectations.record(&[Proof { objects: Vec::new(), ..digest(0) }], now()).await.unwrap();
+    receiving.proofs.record(&[Proof { objects: Vec::new(), ..digest(0) }], now()).await.unwrap();
     receiving.check(None, "the source proves nothing").await;
     assert!(!receiving.declare(SourceClass::BestEffort).await);
     assert!(receiving.declare(SourceClass::Proven).await);

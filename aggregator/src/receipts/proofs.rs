@@ -1,10 +1,10 @@
-//! What proofs expect, written once, and marked as it gets done.
+//! Proofs, recorded once with what they expect, which is marked as it gets done.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
-use ingest::{AccountId, Identity, RunId, Timestamp};
+use ingest::{AccountId, Identity, RunId, Timestamp, Window};
 use sqlx::{PgConnection, PgPool};
 use thiserror::Error;
 
@@ -23,12 +23,6 @@ const PAGE: i64 = 512;
 /// Why proofs were not recorded. Nothing was written.
 #[derive(Debug, Error)]
 pub enum RecordError {
-    /// Stop: somebody replaced a proof that was taken for true.
-    #[error("{name} is recorded with another content: one of the two is not what was delivered")]
-    Contradicts {
-        /// Its delivered name.
-        name: String,
-    },
     /// Stop: what it says cannot be, such as a stretch that ends before it begins.
     #[error("{name} covers no stretch of time")]
     Malformed {
@@ -75,20 +69,21 @@ pub struct Refreshed {
     pub waiting: u64,
 }
 
-/// What proofs expect, in a database, written as `securebase_aggregator`.
+/// The proofs in a database, written as `securebase_aggregator`.
 #[derive(Clone, Debug)]
-pub struct Expectations {
+pub struct Proofs {
     pool: PgPool,
 }
 
-impl Expectations {
-    /// The expectations behind a pool of connections of `securebase_aggregator`.
+impl Proofs {
+    /// The proofs behind a pool of connections of `securebase_aggregator`.
     pub fn new(pool: PgPool) -> Self {
         Self { pool }
     }
 
     /// Records proofs with what they expect, all or none; returns how many were new. Saying the same again changes nothing,
-    /// in whatever order they come.
+    /// in whatever order they come. One whose name is recorded with another content breaks its lane: one of the two is not
+    /// what was delivered, and nothing tells which.
     pub async fn record(&self, proofs: &[Proof], now: Timestamp) -> Result<usize, RecordError> {
         for proof in proofs {
             if proof.covers.1 <= proof.covers.0 {
@@ -161,7 +156,7 @@ impl Expectations {
         let mut refreshed = Refreshed::default();
         for unit in waiting {
             let account = AccountId::parse(&unit.account_id).expect("a constraint: an account id has 12 digits");
-            let root = Partition::root(account.bucket(), Timestamp::from(unit.window_start).hour());
+            let root = Partition::root(account.bucket(), Window::Hour(Timestamp::from(unit.window_start).hour()));
             by_place.entry(root).or_default().push(unit);
         }
         for (root, units) in by_place {
@@ -214,15 +209,12 @@ async fn record_one(proof: &Proof, now: Timestamp, connection: &mut PgConnection
         .fetch_optional(&mut *connection)
         .await?;
     let Some(proof_id) = added else {
-        let is_same: bool = sqlx::query_scalar(IS_SAME_PROOF)
-            .bind(meter)
-            .bind(account)
-            .bind(lane)
-            .bind(file)
-            .bind(proof.content_sha256.as_slice())
-            .fetch_one(&mut *connection)
-            .await?;
-        return if is_same { Ok(false) } else { Err(RecordError::Contradicts { name: proof.name.clone() }) };
+        let broken = sqlx::query(BREAK_LANE).bind(meter).bind(account).bind(lane).bind(file);
+        let broken = broken.bind(proof.content_sha256.as_slice()).execute(connection).await?;
+        if 0 < broken.rows_affected() {
+            tracing::error!(name = proof.name, "a proof was recorded with another content; its lane is broken there");
+        }
+        return Ok(false);
     };
     if !proof.objects.is_empty() {
         let names: Vec<&str> = proof.objects.iter().map(|object| object.name.as_str()).collect();
@@ -278,9 +270,12 @@ const ADD_PROOF: &str = "
     on conflict (meter, account_id, lane, file_name) do nothing
     returning proof_id";
 
-const IS_SAME_PROOF: &str = "
-    select content_sha256 = $5 from source_proofs
-    where meter = $1 and account_id = $2 and lane = $3 and file_name = $4";
+const BREAK_LANE: &str = "
+    update source_lanes l set breaks = l.breaks || p.covers_from
+    from source_proofs p
+    where p.meter = $1 and p.account_id = $2 and p.lane = $3 and p.file_name = $4 and p.content_sha256 <> $5
+        and l.meter = p.meter and l.account_id = p.account_id and l.lane = p.lane
+        and p.covers_from <> all (l.breaks)";
 
 const ADD_OBJECTS: &str = "
     insert into expected_objects (proof_id, name, file_name, content_sha256, first_event_at, last_event_at)
@@ -336,7 +331,7 @@ pub(super) const STATEMENTS: &[&str] = &[
     ADD_LANE,
     LOCK_LANE,
     ADD_PROOF,
-    IS_SAME_PROOF,
+    BREAK_LANE,
     ADD_OBJECTS,
     ADD_USAGE,
     EXTEND_LANE,
