@@ -12,13 +12,13 @@ use ingest::{RunId, SliceId};
 use thiserror::Error;
 
 use crate::entry::CommitId;
-use crate::fold::Tally;
+use crate::fold::{Beside, Tally};
 use crate::partition::Partition;
 
 /// Where an item is closed and the next begun; the service takes 400 KB. A slice that needs more is spread over items.
 const ITEM_BYTES_MAX: usize = 300_000;
-/// Bytes of a slice in an item without its partitions, at most: seven members, numbers of up to 20 digits.
-const SLICE_BYTES_MAX: usize = 80;
+/// Bytes of a slice in an item without its partitions, at most: nine members, numbers of up to 20 digits.
+const SLICE_BYTES_MAX: usize = 110;
 
 /// One slice is dealt with. Said again after a redelivery it says the same, except for what that cost.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -224,6 +224,12 @@ fn slice_item(Part { said, parts }: &Part) -> AttributeValue {
     if 1 < *parts {
         members.insert("of".to_owned(), number((*parts).into()));
     }
+    for (name, count) in [("bs", said.tally.beside.stated), ("bk", said.tally.beside.known)] {
+        // Nearly no slice has any.
+        if 0 < count {
+            members.insert(name.to_owned(), number(count));
+        }
+    }
     AttributeValue::M(members)
 }
 
@@ -239,6 +245,7 @@ fn read_item(run: RunId, item: &Item) -> Result<(CommitId, Vec<Part>), ItemError
 fn read_slice(run: RunId, slice: &Item) -> Result<Part, ItemError> {
     let wrong = |attribute| ItemError { attribute };
     let small = |attribute| u32::try_from(dynamodb::number(slice, attribute)?).map_err(|_| wrong(attribute));
+    let optional = |name| if slice.contains_key(name) { dynamodb::number(slice, name) } else { Ok(0) };
     let through = slice.get("t").and_then(|value| value.as_m().ok()).ok_or(wrong("t"))?;
     let through = through.iter().map(|(name, version)| {
         let partition = Partition::parse(name).map_err(|_| wrong("t"))?;
@@ -249,7 +256,11 @@ fn read_slice(run: RunId, slice: &Item) -> Result<Part, ItemError> {
     through.sort_unstable();
     let said = Acknowledgement {
         slice: SliceId { run, number: small("n")? },
-        tally: Tally { counted: dynamodb::number(slice, "c")?, duplicates: dynamodb::number(slice, "d")? },
+        tally: Tally {
+            counted: dynamodb::number(slice, "c")?,
+            duplicates: dynamodb::number(slice, "d")?,
+            beside: Beside { stated: optional("bs")?, known: optional("bk")? },
+        },
         parked: dynamodb::number(slice, "p")?,
         units: dynamodb::number(slice, "u")?,
         through,
@@ -305,7 +316,11 @@ mod tests {
         let partition = |child| Partition::parse(&format!("07/2026-10-01T13/{child:06x}")).unwrap();
         Acknowledgement {
             slice: SliceId { run: RunId::from_bytes([1; 16]), number },
-            tally: Tally { counted: u64::MAX, duplicates: u64::MAX },
+            tally: Tally {
+                counted: u64::MAX,
+                duplicates: u64::MAX,
+                beside: Beside { stated: u64::MAX, known: u64::MAX },
+            },
             parked: 0,
             units: u64::MAX >> 1,
             through: (0..partitions).map(|child| (partition(child), u64::MAX)).collect(),

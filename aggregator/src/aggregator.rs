@@ -128,27 +128,11 @@ impl<L: CommitLog> Aggregator<L> {
         for slice in batch {
             places.entry((slice.bucket, slice.window())).or_default().push(slice);
         }
-        let facts = places.extract_if(.., |(_, window), _| matches!(window, Window::Day(_)));
-        let facts: Vec<Slice> = facts.flat_map(|(_, slices)| slices).collect();
         let done = commit_places(&self.log, &self.cache, places, &self.random_id, self.limits).await;
 
         let mut outcome = BatchOutcome::default();
         let mut acknowledged = Vec::new();
         let mut slices_done = Vec::new();
-        if !facts.is_empty() {
-            let committed = Committed {
-                tallies: vec![Tally::default(); facts.len()],
-                through: vec![Vec::new(); facts.len()],
-                ..Committed::default()
-            };
-            match self.set_aside(facts.iter(), Reason::SliceMalformed, now).await {
-                Ok(_) => {
-                    acknowledged.extend(acknowledge(&facts, &committed, 0));
-                    slices_done.extend(facts);
-                }
-                Err(error) => outcome.fail(facts, error.into()),
-            }
-        }
         for (place, slices, result) in done {
             let (mut committed, error) = match result {
                 Ok(committed) => (committed, None),
@@ -203,24 +187,13 @@ impl<L: CommitLog> Aggregator<L> {
         error: &CommitError,
         now: Timestamp,
     ) -> Result<(), AwsError> {
-        let left_over = slices.iter().zip(&committed.tallies).filter(|(slice, tally)| 0 < left_over(slice, tally));
-        let letters = self.set_aside(left_over.map(|(slice, _)| slice), Reason::PartitionUntrusted, now).await?;
-        tracing::error!(%error, slices = letters, "a partition cannot be trusted; its slices are dead letters");
-        Ok(())
-    }
-
-    /// Sets slices aside, whole; says how many.
-    async fn set_aside(
-        &self,
-        slices: impl Iterator<Item = &Slice>,
-        reason: Reason,
-        now: Timestamp,
-    ) -> Result<usize, AwsError> {
-        let letters: Vec<DeadLetter> = slices
-            .map(|slice| DeadLetter {
+        let letters =
+            slices.iter().zip(&committed.tallies).filter(|(slice, tally)| (tally.all() as usize) < slice.parts());
+        let letters: Vec<DeadLetter> = letters
+            .map(|(slice, _)| DeadLetter {
                 object: format!("slice:{}/{}", slice.id.run, slice.id.number),
                 offset: 0,
-                reason,
+                reason: Reason::PartitionUntrusted,
                 bytes: stream_format::encode(std::slice::from_ref(slice)),
                 is_whole: true,
                 seen_at: now,
@@ -229,7 +202,8 @@ impl<L: CommitLog> Aggregator<L> {
             .collect();
         self.dead_letters.put(&letters).await?;
         self.counters.parked_slices.fetch_add(letters.len() as u64, Ordering::Relaxed);
-        Ok(letters.len())
+        tracing::error!(%error, slices = letters.len(), "a partition cannot be trusted; its slices are dead letters");
+        Ok(())
     }
 }
 

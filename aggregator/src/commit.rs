@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use ingest::{CounterKey, Slice};
+use ingest::{CounterKey, Slice, Window};
 use thiserror::Error;
 
 use crate::commit_log::{AppendError, CommitLog, ReadError, WriteUnits};
@@ -58,7 +58,8 @@ pub struct Gain {
     pub from_version: u64,
     /// Its version now.
     pub to_version: u64,
-    /// The newest total of every counter named between the two; `None` when entries of others lie between.
+    /// The newest total of every counter named between the two; `None` when entries of others lie between, and for facts,
+    /// which are read from the log.
     pub totals: Option<HashMap<CounterKey, u64>>,
 }
 
@@ -155,9 +156,8 @@ impl<L: CommitLog> Writer<'_, L> {
             let (positions, batch): (Vec<usize>, Vec<Slice>) = parts.into_iter().unzip();
             let (known, folded) = self.commit_one(&partition, known, &batch).await?;
             for (position, tally) in positions.iter().zip(&folded.tallies) {
-                self.committed.tallies[*position].counted += tally.counted;
-                self.committed.tallies[*position].duplicates += tally.duplicates;
-                if 0 < tally.counted + tally.duplicates {
+                self.committed.tallies[*position].add(tally);
+                if 0 < tally.all() {
                     self.committed.through[*position].push((partition.clone(), known.version()));
                 }
             }
@@ -187,7 +187,7 @@ impl<L: CommitLog> Writer<'_, L> {
             partition: partition.clone(),
             from_version: known.version(),
             to_version: known.version(),
-            totals: Some(HashMap::new()),
+            totals: matches!(partition.window, Window::Hour(_)).then(HashMap::new),
         };
         let folded = self.append_all(&mut known, &mut gain, batch).await;
         gain.to_version = known.version();
@@ -334,7 +334,7 @@ mod tests {
             }
             let committed = first.unwrap();
             assert_eq!((committed.conflicts, committed.unknown_outcomes), (0, unknown_outcomes), "{fault:?}");
-            assert_eq!(committed.tallies, [Tally { counted: 2, duplicates: 1 }], "{fault:?}");
+            assert_eq!(committed.tallies, [Tally { counted: 2, duplicates: 1, ..Tally::default() }], "{fault:?}");
             assert_eq!(log.logs().into_values().map(|log| log.len()).collect::<Vec<_>>(), [1], "{fault:?}");
             let gain = &committed.gains[0];
             assert_eq!((gain.from_version, gain.to_version), (0, 1), "{fault:?}");
@@ -351,10 +351,10 @@ mod tests {
         run(&mut mine, slice(0, &[1]));
         run(&mut yours, slice(1, &[2, 3]));
         let split = run(&mut yours, slice(2, &[3, 4]));
-        assert_eq!(split.tallies, [Tally { counted: 1, duplicates: 1 }]);
+        assert_eq!(split.tallies, [Tally { counted: 1, duplicates: 1, ..Tally::default() }]);
         assert_eq!(split.gains.len(), 2, "the split log and the child");
         let late = run(&mut mine, slice(3, &[1, 2, 3, 4, 5]));
-        assert_eq!(late.tallies, [Tally { counted: 1, duplicates: 4 }]);
+        assert_eq!(late.tallies, [Tally { counted: 1, duplicates: 4, ..Tally::default() }]);
         assert_eq!(late.conflicts, 1, "the split log is met once, and its children are read");
         assert_eq!(late.gains[0].totals, None, "others' entries lie between");
         let again = run(&mut Loaded::new(), slice(2, &[3, 4]));
@@ -380,7 +380,7 @@ mod tests {
         let done = now(commit(&log, &mut loaded, &batch, &ids, limits)).unwrap();
         let gain = Gain { partition: partition.clone(), from_version: 2, to_version: 3, totals: totals(3) };
         assert_eq!((done.gains, done.units), (vec![gain], WriteUnits(1)));
-        assert_eq!(done.tallies, [Tally { counted: 3, duplicates: 0 }]);
+        assert_eq!(done.tallies, [Tally { counted: 3, duplicates: 0, ..Tally::default() }]);
         assert_eq!(done.through, [[(partition, 3)]]);
     }
 
@@ -398,7 +398,7 @@ mod tests {
         let batch = [slice(1, &[1]), slice(2, &[2, 3])];
         let failed = now(commit(&log, &mut loaded, &batch, &ids, limits)).unwrap_err();
         assert!(failed.error.is_of_the_log(), "{failed}");
-        let duplicate = Tally { counted: 0, duplicates: 1 };
+        let duplicate = Tally { counted: 0, duplicates: 1, ..Tally::default() };
         assert_eq!(failed.committed.tallies, [duplicate, duplicate]);
         assert_eq!(failed.committed.through, [[(root.clone(), 2)], [(root.clone(), 2)]]);
         assert_eq!(failed.committed.units, WriteUnits(1), "the root was split");

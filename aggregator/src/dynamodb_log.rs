@@ -2,7 +2,10 @@
 //!
 //! An item holds `commit`, the id of its writer; `slices`, 20 bytes each (run, number); and `groups`, each with meter `m`,
 //! account `a`, region `r`, category `c`, running total `t`, identities `i` (16 bytes each) and sources `s` (pairs of
-//! two-byte numbers: position in `slices`, how many identities). A split entry has `split` instead of both.
+//! two-byte numbers: position in `slices`, how many identities). An entry of facts has `facts` instead of `groups` (see the
+//! module of that name). A split entry has `split` instead of all of them.
+
+mod facts;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::primitives::Blob;
@@ -131,16 +134,24 @@ fn item(partition: &Partition, entry: &Entry) -> Item {
             item.insert("split".to_owned(), AttributeValue::N(Partition::FANOUT.to_string()));
         }
         Content::Counted { slices, groups } => {
-            let slices = slices.iter().map(|slice| {
-                let mut name = slice.run.as_bytes().to_vec();
-                name.extend(slice.number.to_be_bytes());
-                bytes(&name)
-            });
-            item.insert("slices".to_owned(), AttributeValue::L(slices.collect()));
+            item.insert("slices".to_owned(), slices_item(slices));
             item.insert("groups".to_owned(), AttributeValue::L(groups.iter().map(group_item).collect()));
+        }
+        Content::Stated { slices, facts } => {
+            item.insert("slices".to_owned(), slices_item(slices));
+            item.insert("facts".to_owned(), facts::items(facts));
         }
     }
     item
+}
+
+fn slices_item(slices: &[SliceId]) -> AttributeValue {
+    let slices = slices.iter().map(|slice| {
+        let mut name = slice.run.as_bytes().to_vec();
+        name.extend(slice.number.to_be_bytes());
+        AttributeValue::B(Blob::new(name))
+    });
+    AttributeValue::L(slices.collect())
 }
 
 fn group_item(group: &EntryGroup) -> AttributeValue {
@@ -166,8 +177,13 @@ fn entry(item: &Item) -> Result<Entry, ItemError> {
         Content::Split
     } else {
         let slices = list("slices")?.iter().map(|slice| slice_id(slice).ok_or(wrong("slices")));
-        let groups = list("groups")?.iter().map(|group| entry_group(group.as_m().map_err(|_| wrong("groups"))?));
-        Content::Counted { slices: slices.collect::<Result<_, _>>()?, groups: groups.collect::<Result<_, _>>()? }
+        let slices = slices.collect::<Result<_, _>>()?;
+        if item.contains_key("facts") {
+            Content::Stated { slices, facts: facts::read(list("facts")?)? }
+        } else {
+            let groups = list("groups")?.iter().map(|group| entry_group(group.as_m().map_err(|_| wrong("groups"))?));
+            Content::Counted { slices, groups: groups.collect::<Result<_, _>>()? }
+        }
     };
     Ok(Entry {
         version: dynamodb::number(item, "version")?,
@@ -204,7 +220,10 @@ fn entry_group(group: &Item) -> Result<EntryGroup, ItemError> {
 
 #[cfg(test)]
 mod tests {
+    use ingest::{ExportGeneration, FactKey, FactValue, Quantity, Timestamp, UsageFact};
+
     use super::*;
+    use crate::entry::EntryFact;
 
     #[test]
     fn an_entry_survives_the_table() {
@@ -219,8 +238,38 @@ mod tests {
             identities: vec![Identity::from_bytes([1; 16]), Identity::from_bytes([2; 16])],
             sources: vec![(0, 1), (1, 1)],
         };
-        let slices = (0..2).map(|number| SliceId { run: RunId::from_bytes([3; 16]), number }).collect();
-        for content in [Content::Counted { slices, groups: vec![group] }, Content::Split] {
+        let slices: Vec<_> = (0..2).map(|number| SliceId { run: RunId::from_bytes([3; 16]), number }).collect();
+        let fact = |resource: &str, time: &str, export: Option<u64>, value| {
+            let fact = UsageFact {
+                key: FactKey {
+                    meter: Meter::DataTransferBytes,
+                    account: AccountId::parse("000000000012").unwrap(),
+                    resource: resource.to_owned().into(),
+                    time: Timestamp::parse_rfc3339(time).unwrap(),
+                    export: export.map(|number| ExportGeneration { scope: "focus/é".into(), number }),
+                },
+                revision: export.unwrap_or(UsageFact::REVISION_MAX),
+                dimensions: Dimensions { region: "eu-west-1".into(), category: "none".into() },
+                end: export.map(|_| Timestamp::MAX),
+                value,
+            };
+            EntryFact { hash: fact.content_hash(), fact, slice: u16::MAX }
+        };
+        let number = |text: &str| text.parse::<Quantity>().unwrap();
+        let facts = vec![
+            fact(
+                "a",
+                "2026-10-01T12:00:00Z",
+                None,
+                FactValue::Amount(number("-999999999999999999.999999999999999999")),
+            ),
+            fact("a", "1969-10-01T12:00:00.000001Z", None, FactValue::Level(number("0.000000000001"))),
+            fact("b", "0001-01-01T00:00:00Z", None, FactValue::Live),
+            fact("b", "2026-10-01T12:00:00Z", Some(7), FactValue::Gone),
+            fact("b", "2026-10-01T12:00:00Z", Some(8), FactValue::ExportEnd { facts: u64::MAX }),
+        ];
+        let stated = Content::Stated { slices: Vec::clone(&slices), facts };
+        for content in [Content::Counted { slices, groups: vec![group] }, stated, Content::Split] {
             let stored = Entry { version: 3, commit: CommitId([9; 16]), content };
             assert_eq!(entry(&item(&partition, &stored)).unwrap(), stored);
         }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use ingest::{CounterKey, Identity, SliceId};
+use ingest::{ContentHash, CounterKey, Identity, SliceId, UsageFact};
 
 /// Names a commit, so that a write whose answer was lost can be recognized. Random, made at the edge.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -35,7 +35,14 @@ pub enum Content {
         /// The new identities by counter.
         groups: Vec<EntryGroup>,
     },
-    /// The log ends here: identities not known in it belong to its children.
+    /// These facts are stated from now on: each stands under its key until a higher one is.
+    Stated {
+        /// The slices they came from; facts refer to them by position.
+        slices: Vec<SliceId>,
+        /// The facts that were new or changed.
+        facts: Vec<EntryFact>,
+    },
+    /// The log ends here: identities and facts not known in it belong to its children.
     Split,
 }
 
@@ -52,15 +59,34 @@ pub struct EntryGroup {
     pub sources: Vec<(u16, u16)>,
 }
 
+/// A fact in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntryFact {
+    /// What it says.
+    pub fact: UsageFact<'static>,
+    /// The hash of what it says, as it was when it was written.
+    pub hash: ContentHash,
+    /// The position of the slice it came from.
+    pub slice: u16,
+}
+
 impl Entry {
     /// Most bytes of an entry; DynamoDB takes 400 KB an item, names and overhead included.
     pub const BYTES_MAX: usize = 350_000;
 }
 
+impl EntryFact {
+    /// Bytes of a fact when stored, at most: in a group of its own.
+    pub(crate) fn bytes_max(fact: &UsageFact<'_>) -> usize {
+        let scope = fact.key.export.as_ref().map_or(0, |export| export.scope.len());
+        200 + fact.key.resource.len() + scope + fact.dimensions.region.len() + fact.dimensions.category.len()
+    }
+}
+
 impl EntryGroup {
     /// Bytes of a group's counter, total and frame when stored, at most.
     pub(crate) fn frame_bytes(counter: &CounterKey) -> usize {
-        90 + counter.dimensions.region.len() + counter.dimensions.category.len()
+        110 + counter.dimensions.region.len() + counter.dimensions.category.len()
     }
 
     /// Each identity with the position of the slice it came from.

@@ -1,20 +1,56 @@
 //! A batch against what is known: what is new, what is a duplicate, what was delivered before.
 
+mod facts;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use ingest::{AccountId, CounterKey, Identity, Meter, Slice, SliceContent, SliceGroup, SliceId};
+use ingest::{AccountId, CounterKey, Identity, Meter, Slice, SliceContent, SliceFact, SliceGroup, SliceId, Window};
 
 use crate::entry::{Content, EntryGroup};
 use crate::known::Known;
 use crate::partition::Partition;
 
-/// What became of one delivered slice, in events.
+/// What became of one delivered slice, in events, and in facts that stand for their records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Counted, and this slice is where they came from. A redelivery finds the same number.
+    /// Counted, or stated, and this slice is where they came from. A redelivery finds the same number.
     pub counted: u64,
-    /// Known from elsewhere, or from earlier in this slice.
+    /// Known from elsewhere, or from earlier in this slice; or superseded before they came.
     pub duplicates: u64,
+    /// The same of facts that were said beside an event, or beside another fact, of their record.
+    pub beside: Beside,
+}
+
+/// What became of facts that do not stand for their records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// New or changed, and this slice is where they came from.
+    pub stated: u64,
+    /// Known from elsewhere, or superseded before they came.
+    pub known: u64,
+}
+
+impl Tally {
+    /// Adds what became of another part of the slice.
+    pub fn add(&mut self, other: &Self) {
+        self.counted += other.counted;
+        self.duplicates += other.duplicates;
+        self.beside.stated += other.beside.stated;
+        self.beside.known += other.beside.known;
+    }
+
+    /// How much of the slice is dealt with.
+    pub fn all(&self) -> u64 {
+        self.counted + self.duplicates + self.beside.stated + self.beside.known
+    }
+
+    fn state(&mut self, part: &SliceFact) {
+        *(if part.is_primary { &mut self.counted } else { &mut self.beside.stated }) += 1;
+    }
+
+    fn know(&mut self, part: &SliceFact) {
+        *(if part.is_primary { &mut self.duplicates } else { &mut self.beside.known }) += 1;
+    }
 }
 
 /// A batch folded into what is known.
@@ -33,6 +69,13 @@ type Scoped = (Meter, AccountId, Identity);
 /// Folds delivered slices into a partition. The order of slices decides which copy counts, and nothing else. What is new
 /// is cut into entries of at most `entry_bytes_max`.
 pub fn fold(known: &Known, batch: &[Slice], entry_bytes_max: usize) -> Folded {
+    match known.partition().window {
+        Window::Hour(_) => fold_counts(known, batch, entry_bytes_max),
+        Window::Day(_) => facts::fold(known, batch, entry_bytes_max),
+    }
+}
+
+fn fold_counts(known: &Known, batch: &[Slice], entry_bytes_max: usize) -> Folded {
     let mut folded = Folded::default();
     let mut fresh = HashMap::<Scoped, SliceId>::new();
     let mut drafts = Drafts::new(known, entry_bytes_max);

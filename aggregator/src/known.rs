@@ -2,11 +2,16 @@
 
 use std::collections::HashMap;
 
-use ingest::{AccountId, CounterKey, Identity, Meter, SliceId};
+use ingest::{AccountId, CounterKey, Identity, Meter, SliceId, Window};
 use thiserror::Error;
 
-use crate::entry::{Content, Entry};
+use crate::entry::{Content, Entry, EntryFact, EntryGroup};
+use crate::facts::FactVersion;
 use crate::partition::Partition;
+
+mod facts;
+
+use facts::KnownFacts;
 
 /// The state a log adds up to. Changes only by entries that are in the store.
 #[derive(Clone, Debug)]
@@ -21,6 +26,7 @@ pub struct Known {
     slices: Vec<SliceId>,
     slice_positions: HashMap<SliceId, u32>,
     totals: HashMap<CounterKey, u64>,
+    facts: KnownFacts,
 }
 
 /// The log contradicts itself: nothing may be counted on it until an operator has looked. Stop.
@@ -48,7 +54,8 @@ pub enum Untrusted {
         /// The total by counting.
         counted: u64,
     },
-    /// An identity stands in the log twice, or behind its end, or its sources do not add up.
+    /// An identity stands in the log twice, or behind its end, or its sources do not add up; or a fact stands where it
+    /// cannot: in another day's log, below one it should be above, or with another content than its hash says.
     #[error("partition {partition}: version {version} cannot follow what is before it")]
     Impossible {
         /// Which log.
@@ -70,6 +77,7 @@ impl Known {
             slices: Vec::new(),
             slice_positions: HashMap::new(),
             totals: HashMap::new(),
+            facts: KnownFacts::default(),
         }
     }
 
@@ -88,15 +96,25 @@ impl Known {
         self.is_split
     }
 
-    /// How many identities are counted here.
+    /// How many identities are counted here, and facts stated.
     pub fn identities(&self) -> usize {
-        self.identities.len()
+        self.identities.len() + self.facts.len()
     }
 
     /// Which slice an identity was counted from, if it was.
     pub fn counted_from(&self, meter: Meter, account: AccountId, identity: Identity) -> Option<SliceId> {
         let scope = *self.scopes.get(&(meter, account))?;
         self.identities.get(&(scope, identity)).map(|&position| self.slices[position as usize])
+    }
+
+    /// The version of the fact that stands under a key.
+    pub fn standing(&self, key: &Identity) -> Option<FactVersion> {
+        self.facts.standing(key)
+    }
+
+    /// Which slice a version of a fact was stated from, if it was.
+    pub fn stated_from(&self, key: &Identity, version: FactVersion) -> Option<SliceId> {
+        self.facts.stated_from(key, version).map(|position| self.slices[position as usize])
     }
 
     /// A counter's total in this partition.
@@ -111,7 +129,7 @@ impl Known {
 
     /// Memory this takes, in bytes, roughly.
     pub fn bytes(&self) -> usize {
-        512 + self.identities.capacity() * 28 + self.slices.len() * 64 + self.totals.len() * 160
+        512 + self.identities.capacity() * 28 + self.slices.len() * 64 + self.totals.len() * 160 + self.facts.bytes()
     }
 
     /// Takes in the next entry, checked against what is before it. After an error the state is of no use.
@@ -125,34 +143,58 @@ impl Known {
         if self.is_split {
             return Err(impossible());
         }
+        let is_of_window = match &entry.content {
+            Content::Counted { .. } => matches!(self.partition.window, Window::Hour(_)),
+            Content::Stated { .. } => matches!(self.partition.window, Window::Day(_)),
+            Content::Split => true,
+        };
+        if !is_of_window {
+            return Err(impossible());
+        }
         match &entry.content {
             Content::Split => self.is_split = true,
-            Content::Counted { slices, groups } => {
-                let positions: Vec<u32> = slices.iter().map(|slice| self.position_of(*slice)).collect();
-                for group in groups {
-                    let counted = self.total(&group.counter) + group.identities.len() as u64;
-                    if counted != group.total {
-                        let partition = self.partition.clone();
-                        return Err(Untrusted::WrongTotal { partition, version, stored: group.total, counted });
-                    }
-                    let scope = self.scope_of(group.counter.meter, group.counter.account);
-                    let sourced: usize = group.sources.iter().map(|&(_, count)| usize::from(count)).sum();
-                    if sourced != group.identities.len() {
-                        return Err(Untrusted::Impossible { partition: self.partition.clone(), version });
-                    }
-                    for (slice, identity) in group.by_slice() {
-                        let position = positions.get(usize::from(slice)).copied();
-                        let position = position
-                            .ok_or_else(|| Untrusted::Impossible { partition: self.partition.clone(), version })?;
-                        if self.identities.insert((scope, *identity), position).is_some() {
-                            return Err(Untrusted::Impossible { partition: self.partition.clone(), version });
-                        }
-                    }
-                    self.totals.insert(group.counter.clone(), counted);
-                }
-            }
+            Content::Counted { slices, groups } => self.count(version, slices, groups)?,
+            Content::Stated { slices, facts } => self.state(version, slices, facts)?,
         }
         self.version = version;
+        Ok(())
+    }
+
+    fn count(&mut self, version: u64, slices: &[SliceId], groups: &[EntryGroup]) -> Result<(), Untrusted> {
+        let partition = self.partition.clone();
+        let impossible = || Untrusted::Impossible { partition: partition.clone(), version };
+        let positions: Vec<u32> = slices.iter().map(|slice| self.position_of(*slice)).collect();
+        for group in groups {
+            let counted = self.total(&group.counter) + group.identities.len() as u64;
+            if counted != group.total {
+                return Err(Untrusted::WrongTotal { partition, version, stored: group.total, counted });
+            }
+            let scope = self.scope_of(group.counter.meter, group.counter.account);
+            let sourced: usize = group.sources.iter().map(|&(_, count)| usize::from(count)).sum();
+            if sourced != group.identities.len() {
+                return Err(impossible());
+            }
+            for (slice, identity) in group.by_slice() {
+                let position = positions.get(usize::from(slice)).copied().ok_or_else(impossible)?;
+                if self.identities.insert((scope, *identity), position).is_some() {
+                    return Err(impossible());
+                }
+            }
+            self.totals.insert(group.counter.clone(), counted);
+        }
+        Ok(())
+    }
+
+    fn state(&mut self, version: u64, slices: &[SliceId], facts: &[EntryFact]) -> Result<(), Untrusted> {
+        let positions: Vec<u32> = slices.iter().map(|slice| self.position_of(*slice)).collect();
+        for stated in facts {
+            let Partition { bucket, window, .. } = self.partition;
+            let is_here = (stated.fact.key.account.bucket(), Window::Day(stated.fact.day())) == (bucket, window);
+            let position = positions.get(usize::from(stated.slice)).filter(|_| is_here);
+            if !position.is_some_and(|&position| self.facts.add(stated, position)) {
+                return Err(Untrusted::Impossible { partition: self.partition.clone(), version });
+            }
+        }
         Ok(())
     }
 
@@ -172,7 +214,7 @@ impl Known {
 
 #[cfg(test)]
 mod tests {
-    use ingest::{Dimensions, RunId};
+    use ingest::{Dimensions, FactKey, FactValue, Quantity, RunId, Timestamp, UsageFact};
 
     use super::*;
     use crate::entry::{CommitId, EntryGroup};
@@ -199,6 +241,58 @@ mod tests {
 
     fn entry(version: u64, content: Content) -> Entry {
         Entry { version, commit: CommitId([7; 16]), content }
+    }
+
+    fn fact(time: &str, revision: u64) -> EntryFact {
+        let account = AccountId::parse("000000000012").unwrap();
+        let time = Timestamp::parse_rfc3339(time).unwrap();
+        let fact = UsageFact {
+            key: FactKey { meter: Meter::NatGatewayBytes, account, resource: "r".into(), time, export: None },
+            revision,
+            dimensions: Dimensions { region: "r1".into(), category: "none".into() },
+            end: None,
+            value: FactValue::Amount(Quantity::whole(revision.into())),
+        };
+        EntryFact { hash: fact.content_hash(), fact, slice: 0 }
+    }
+
+    fn stated(version: u64, facts: &[EntryFact]) -> Entry {
+        let slices = vec![SliceId { run: RunId::from_bytes([1; 16]), number: 0 }];
+        entry(version, Content::Stated { slices, facts: facts.to_vec() })
+    }
+
+    /// Applies a log of facts and says whether the last entry is impossible.
+    fn check_facts(log: &[Entry], is_possible: bool) {
+        let bucket = AccountId::parse("000000000012").unwrap().bucket();
+        let partition = Partition::parse(&format!("{:02}/2026-10-01", bucket.number())).unwrap();
+        let mut known = Known::empty(partition.clone());
+        let (last, before) = log.split_last().unwrap();
+        for entry in before {
+            known.apply(entry).unwrap();
+        }
+        let impossible = Err(Untrusted::Impossible { partition, version: last.version });
+        assert_eq!(known.apply(last), if is_possible { Ok(()) } else { impossible }, "{log:?}");
+    }
+
+    #[test]
+    fn a_log_of_facts_states_each_higher_than_the_one_before_it_and_where_it_belongs() {
+        let first = fact("2026-10-01T12:00:00Z", 1);
+        let one = stated(1, std::slice::from_ref(&first));
+        check_facts(
+            &[one.clone(), stated(2, &[fact("2026-10-01T12:00:00Z", 2), fact("2026-10-01T13:00:00Z", 0)])],
+            true,
+        );
+        check_facts(&[one.clone(), entry(2, Content::Split)], true);
+        check_facts(&[one.clone(), stated(2, std::slice::from_ref(&first))], false);
+        check_facts(&[one.clone(), stated(2, &[fact("2026-10-01T12:00:00Z", 0)])], false);
+        check_facts(&[one.clone(), entry(2, Content::Split), stated(3, &[fact("2026-10-01T12:00:00Z", 2)])], false);
+        check_facts(&[stated(1, &[fact("2026-10-02T12:00:00Z", 1)])], false);
+        check_facts(&[stated(1, &[EntryFact { slice: 1, ..first.clone() }])], false);
+        let mut altered = first;
+        altered.fact.value = FactValue::Amount(Quantity::whole(99));
+        check_facts(&[stated(1, &[altered])], false);
+        check_facts(&[counted(1, "r1", &[1], 1)], false);
+        check(&[stated(1, &[])], Err(Untrusted::Impossible { partition: partition(), version: 1 }));
     }
 
     fn with_sources(mut entry: Entry, sources: &[(u16, u16)]) -> Entry {

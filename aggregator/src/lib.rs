@@ -18,6 +18,7 @@ pub mod deployment;
 pub mod directory;
 pub mod dynamodb_log;
 pub mod entry;
+pub mod facts;
 pub mod fold;
 pub mod known;
 pub mod memory_log;

@@ -159,6 +159,14 @@ impl Slice {
         }
     }
 
+    /// Events and facts in it, companions included.
+    pub fn parts(&self) -> usize {
+        match &self.content {
+            SliceContent::Counts { .. } => self.events(),
+            SliceContent::Facts { facts, .. } => facts.len(),
+        }
+    }
+
     /// Source records it stands for in the balance: its usage events, and its facts that are no companions of others.
     pub fn events(&self) -> usize {
         match &self.content {

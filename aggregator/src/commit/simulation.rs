@@ -8,13 +8,17 @@ use std::sync::Mutex;
 use std::task::{Context, Poll, Waker};
 
 use ingest::aws::{AwsError, AwsErrorKind};
-use ingest::{AccountId, Bucket, Dimensions, Hour, Identity, Meter, RunId, SliceGroup, SliceId, Window};
+use ingest::{
+    AccountId, Bucket, Dimensions, FactKey, FactValue, Hour, Identity, Meter, Quantity, RunId, SliceFact, SliceGroup,
+    SliceId, UsageFact, Window,
+};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 
 use super::*;
-use crate::entry::EntryGroup;
+use crate::entry::{EntryFact, EntryGroup};
+use crate::facts::FactVersion;
 
 const SEEDS: u64 = 400;
 /// Polls of one run; far above what any seed needs.
@@ -42,6 +46,10 @@ fn every_event_counts_once_however_writers_interleave_and_fail() {
         ("redeliveries", met.redeliveries),
         ("gains to apply as they are", met.plain_gains),
         ("gains to read", met.gains_to_read),
+        ("gains of facts", met.gains_of_facts),
+        ("splits of facts", met.splits_of_facts),
+        ("changed facts", met.changes),
+        ("facts superseded before they came", met.superseded),
     ] {
         assert!(SEEDS / 10 < often, "{what}: only {often} in {SEEDS} runs");
     }
@@ -81,6 +89,10 @@ struct Met {
     redeliveries: u64,
     plain_gains: u64,
     gains_to_read: u64,
+    gains_of_facts: u64,
+    splits_of_facts: u64,
+    changes: u64,
+    superseded: u64,
 }
 
 impl Met {
@@ -98,6 +110,10 @@ impl Met {
         self.redeliveries += other.redeliveries;
         self.plain_gains += other.plain_gains;
         self.gains_to_read += other.gains_to_read;
+        self.gains_of_facts += other.gains_of_facts;
+        self.splits_of_facts += other.splits_of_facts;
+        self.changes += other.changes;
+        self.superseded += other.superseded;
     }
 }
 
@@ -268,9 +284,36 @@ fn random_slices(rng: &mut StdRng) -> Vec<Slice> {
             let (first, last) = (hour.start(), hour.start());
             SliceGroup { counter, identities, first, last }
         });
-        made.push(Slice::of_counts(id, accounts[0].bucket(), hour, groups.collect()));
+        let groups = groups.collect();
+        if rng.random_range(0..3) == 0 {
+            let facts = (0..rng.random_range(1..=25)).map(|_| random_fact(rng, &accounts, pool));
+            let mut facts: Vec<SliceFact> = facts.collect();
+            facts.sort_by(|a, b| a.fact.key.cmp(&b.fact.key));
+            made.push(Slice::of_facts(id, accounts[0].bucket(), facts[0].fact.day(), facts));
+        } else {
+            made.push(Slice::of_counts(id, accounts[0].bucket(), hour, groups));
+        }
     }
     made
+}
+
+/// A fact of one day, with a key, a revision and a content that others are likely to have too.
+fn random_fact(rng: &mut StdRng, accounts: &[AccountId], pool: u8) -> SliceFact {
+    let key = FactKey {
+        meter: one_of(rng, [Meter::NatGatewayBytes, Meter::DataTransferBytes]),
+        account: accounts[rng.random_range(0..accounts.len())],
+        resource: Cow::Owned(format!("r{}", rng.random_range(0..pool.div_ceil(8)))),
+        time: Hour::from_number(500_000 + rng.random_range(0..2)).unwrap().start(),
+        export: None,
+    };
+    let fact = UsageFact {
+        key,
+        revision: rng.random_range(0..3),
+        dimensions: Dimensions { region: Cow::Borrowed("eu-west-1"), category: Cow::Borrowed(Dimensions::NONE) },
+        end: None,
+        value: FactValue::Amount(Quantity::whole(rng.random_range(0..2))),
+    };
+    SliceFact { fact, is_primary: rng.random_range(0..3) != 0 }
 }
 
 fn same_bucket_accounts(count: usize) -> Vec<AccountId> {
@@ -403,6 +446,8 @@ impl CommitLog for SteppedLog {
 }
 
 type Scope = (Meter, AccountId, Window);
+/// Every version of every fact.
+type Versions = BTreeMap<FactKey<'static>, BTreeSet<FactVersion>>;
 
 /// Everything that must hold afterwards, recounted from what was sent and what is stored.
 fn compare(slices: &[Slice], log: &SteppedLog, seen: Seen, limits: Limits) -> Result<Met, String> {
@@ -418,6 +463,12 @@ fn compare(slices: &[Slice], log: &SteppedLog, seen: Seen, limits: Limits) -> Re
         }
     }
 
+    let mut versions_sent = Versions::new();
+    for part in slices.iter().flat_map(Slice::facts) {
+        versions_sent.entry(part.fact.key.clone()).or_default().insert(FactVersion::of(&part.fact));
+    }
+    let mut stated = Versions::new();
+
     let mut counted = BTreeMap::<Scope, BTreeSet<Identity>>::new();
     let mut totals = BTreeMap::<Scope, u64>::new();
     for (partition, entries) in logs {
@@ -429,10 +480,21 @@ fn compare(slices: &[Slice], log: &SteppedLog, seen: Seen, limits: Limits) -> Re
                 format!("{partition}: entry {place} takes {} bytes", stored_bytes(partition, entry))
             })?;
             known.apply(entry).map_err(|error| error.to_string())?;
-            let Content::Counted { groups, .. } = &entry.content else {
-                met.splits += 1;
-                met.deep_splits += u64::from(partition.to_string().matches('/').count() == 2);
-                continue;
+            let groups = match &entry.content {
+                Content::Counted { groups, .. } => groups,
+                Content::Stated { facts, .. } => {
+                    for EntryFact { fact, .. } in facts {
+                        let is_new = stated.entry(fact.key.clone()).or_default().insert(FactVersion::of(fact));
+                        ensure(is_new, &|| format!("{partition}: entry {place} states {:?} again", fact.key))?;
+                    }
+                    continue;
+                }
+                Content::Split => {
+                    met.splits += 1;
+                    met.deep_splits += u64::from(partition.to_string().matches('/').count() == 2);
+                    met.splits_of_facts += u64::from(matches!(partition.window, Window::Day(_)));
+                    continue;
+                }
             };
             for group in groups {
                 let total = running.entry(group.counter.clone()).or_default();
@@ -453,17 +515,26 @@ fn compare(slices: &[Slice], log: &SteppedLog, seen: Seen, limits: Limits) -> Re
     let expected: BTreeMap<Scope, u64> = sent.iter().map(|(scope, ids)| (*scope, ids.len() as u64)).collect();
     ensure(totals == expected, &|| format!("totals {totals:?}, not {expected:?}"))?;
 
-    compare_tallies(slices, &seen.delivered, &expected, &mut met)?;
+    ensure(stated.iter().all(|(key, said)| versions_sent.get(key).is_some_and(|sent| said.is_subset(sent))), &|| {
+        "a fact is stated that nobody sent".to_owned()
+    })?;
+    let standing = |versions: &Versions| -> Vec<_> {
+        versions.iter().map(|(key, versions)| (key.clone(), *versions.last().expect("there is one"))).collect()
+    };
+    ensure(standing(&stated) == standing(&versions_sent), &|| {
+        "what stands is not the highest that was sent".to_owned()
+    })?;
+    met.changes += stated.values().map(|versions| versions.len() as u64 - 1).sum::<u64>();
+    let superseded = |(key, sent): (&FactKey<'static>, &BTreeSet<FactVersion>)| (sent.len() - stated[key].len()) as u64;
+    met.superseded += versions_sent.iter().map(superseded).sum::<u64>();
+
+    let distinct = expected.values().sum::<u64>() + stated.values().map(|versions| versions.len() as u64).sum::<u64>();
+    compare_tallies(slices, &seen.delivered, distinct, &mut met)?;
     compare_gains(slices, logs, &seen.gains, &mut met)?;
     Ok(met)
 }
 
-fn compare_tallies(
-    slices: &[Slice],
-    delivered: &[Delivered],
-    expected: &BTreeMap<Scope, u64>,
-    met: &mut Met,
-) -> Result<(), String> {
+fn compare_tallies(slices: &[Slice], delivered: &[Delivered], distinct: u64, met: &mut Met) -> Result<(), String> {
     let mut tallies = BTreeMap::<SliceId, Tally>::new();
     for Delivered { slice, tally } in delivered {
         let first = tallies.entry(*slice).or_insert(*tally);
@@ -475,12 +546,12 @@ fn compare_tallies(
     for slice in slices {
         let Some(tally) = tallies.get(&slice.id) else { return Err(format!("{:?} was not done", slice.id)) };
         met.duplicates += tally.duplicates;
-        if tally.counted + tally.duplicates != slice.events() as u64 {
+        let is_whole = tally.counted + tally.duplicates == slice.events() as u64 && tally.all() == slice.parts() as u64;
+        if !is_whole {
             return Err(format!("{:?} has {} events and is {tally:?}", slice.id, slice.events()));
         }
     }
-    let counted: u64 = tallies.values().map(|tally| tally.counted).sum();
-    let distinct: u64 = expected.values().sum();
+    let counted: u64 = tallies.values().map(|tally| tally.counted + tally.beside.stated).sum();
     if counted == distinct { Ok(()) } else { Err(format!("slices say {counted} of {distinct} were counted")) }
 }
 
@@ -504,6 +575,7 @@ fn compare_gains(
                 }
             }
             match totals {
+                None if matches!(partition.window, Window::Day(_)) => met.gains_of_facts += 1,
                 Some(totals) if *totals != newest => {
                     return Err(format!("{partition} {from_version}..{to_version} gained {newest:?}, not {totals:?}"));
                 }
@@ -533,9 +605,17 @@ fn compare_named(
         let (meter, account) = (group.counter.meter, group.counter.account);
         sought.extend(group.identities.iter().map(|identity| (meter, account, *identity)));
     }
+    // A version that is higher holds it as well: it is superseded.
+    let mut facts: BTreeSet<_> =
+        slice.facts().iter().map(|part| (part.fact.key.clone(), FactVersion::of(&part.fact))).collect();
     for (partition, version) in through {
-        let before = sought.len();
+        let before = (sought.len(), facts.len());
         for entry in logs.get(partition).into_iter().flatten().filter(|entry| entry.version <= *version) {
+            if let Content::Stated { facts: stated, .. } = &entry.content {
+                for EntryFact { fact, .. } in stated {
+                    facts.retain(|(key, version)| *key != fact.key || FactVersion::of(fact) < *version);
+                }
+            }
             let Content::Counted { groups, .. } = &entry.content else { continue };
             for EntryGroup { counter, identities, .. } in groups {
                 for identity in identities {
@@ -543,11 +623,11 @@ fn compare_named(
                 }
             }
         }
-        if sought.len() == before {
+        if (sought.len(), facts.len()) == before {
             return Err(format!("{:?} is said to be in {partition} and is not", slice.id));
         }
     }
-    if sought.is_empty() { Ok(()) } else { Err(format!("{:?} is not in {through:?}", slice.id)) }
+    if sought.is_empty() && facts.is_empty() { Ok(()) } else { Err(format!("{:?} is not in {through:?}", slice.id)) }
 }
 
 /// Size of an entry's item.
@@ -560,6 +640,15 @@ fn stored_bytes(partition: &Partition, entry: &Entry) -> usize {
     let head = head + "commit".len() + 16;
     match &entry.content {
         Content::Split => head + "split".len() + 2,
+        Content::Stated { slices, facts } => {
+            // As if no fact had anything in common with its neighbour.
+            let facts = facts.iter().map(|EntryFact { fact, .. }| {
+                let UsageFact { key, dimensions, .. } = fact;
+                let texts = [key.meter.as_str(), &key.resource, &dimensions.region, &dimensions.category];
+                1 + 3 + 7 * 2 + texts.map(str::len).iter().sum::<usize>() + 12 + 58
+            });
+            head + "slices".len() + 3 + slices.len() * (20 + 1) + "facts".len() + 3 + facts.sum::<usize>()
+        }
         Content::Counted { slices, groups } => {
             let slices = "slices".len() + 3 + slices.len() * (20 + 1);
             let groups = groups.iter().map(|EntryGroup { counter, total, identities, sources }| {

@@ -1,0 +1,256 @@
+//! The keyed map of facts, and what all of it comes to.
+//!
+//! The reference for the roll-up, which does the same a little at a time: folding whole logs into a [`Standing`] and
+//! evaluating it gives the usage rows of facts.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::ops::Range;
+
+use ingest::{AccountId, ContentHash, Dimensions, FactKey, FactValue, Hour, Meter, Meters, UsageFact};
+use thiserror::Error;
+
+use super::{Contribution, EvaluationError, Gap, Generations, evaluate};
+
+/// Decides between two facts with one key: the higher revision, then the higher content hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FactVersion {
+    /// The source's own number.
+    pub revision: u64,
+    /// What the fact says.
+    pub hash: ContentHash,
+}
+
+impl FactVersion {
+    /// The version a fact has.
+    pub fn of(fact: &UsageFact<'_>) -> Self {
+        Self { revision: fact.revision, hash: fact.content_hash() }
+    }
+}
+
+/// The facts that stand: of each key the one with the highest version, whatever the order they came in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    facts: BTreeMap<FactKey<'static>, (FactVersion, UsageFact<'static>)>,
+}
+
+/// Names a total of facts: one usage row.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HourlyKey {
+    /// Whose usage.
+    pub account: AccountId,
+    /// What was measured.
+    pub meter: Meter,
+    /// When.
+    pub window: Hour,
+    /// How it is split.
+    pub dimensions: Dimensions<'static>,
+}
+
+/// What all standing facts come to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FullEvaluation {
+    /// The totals.
+    pub rows: BTreeMap<HourlyKey, Contribution>,
+    /// What is missing, by account, meter and resource.
+    pub gaps: BTreeMap<(AccountId, Meter, String), Vec<Gap>>,
+}
+
+/// Why standing facts cannot be evaluated. Stop: someone has to look.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum FullEvaluationError {
+    /// A sample meter that nobody defined.
+    #[error("meter {0} is not defined")]
+    MeterUnknown(Meter),
+    /// A value that does not fit.
+    #[error(transparent)]
+    Evaluation(#[from] EvaluationError),
+}
+
+impl Standing {
+    /// Takes a fact in; says whether it stands now and did not before.
+    pub fn add(&mut self, fact: UsageFact<'static>) -> bool {
+        let version = FactVersion::of(&fact);
+        match self.facts.entry(fact.key.clone()) {
+            Entry::Vacant(place) => {
+                place.insert((version, fact));
+                true
+            }
+            Entry::Occupied(mut standing) if standing.get().0 < version => {
+                standing.insert((version, fact));
+                true
+            }
+            Entry::Occupied(_) => false,
+        }
+    }
+
+    /// The facts that stand, in order of their keys, in force or not.
+    pub fn facts(&self) -> impl Iterator<Item = &UsageFact<'static>> {
+        self.facts.values().map(|(_, fact)| fact)
+    }
+
+    /// The exports among them.
+    pub fn generations(&self) -> Generations {
+        let mut generations = Generations::default();
+        for fact in self.facts() {
+            if let Some(export) = &fact.key.export {
+                generations.add(export, fact.value);
+            }
+        }
+        generations
+    }
+
+    /// The facts that count, those of one resource together, in order of time.
+    pub fn series(&self) -> Vec<Vec<UsageFact<'static>>> {
+        let generations = self.generations();
+        let counts: Vec<_> = self
+            .facts()
+            .filter(|fact| !matches!(fact.value, FactValue::ExportEnd { .. }) && generations.counts(fact))
+            .cloned()
+            .collect();
+        let of_one = |a: &UsageFact<'_>, b: &UsageFact<'_>| {
+            (a.key.meter, a.key.account, &a.key.resource) == (b.key.meter, b.key.account, &b.key.resource)
+        };
+        counts.chunk_by(of_one).map(<[_]>::to_vec).collect()
+    }
+
+    /// Every total and every gap of these hours; `through` is the first hour that is not over.
+    pub fn evaluate(
+        &self,
+        meters: &Meters,
+        hours: Range<Hour>,
+        through: Hour,
+    ) -> Result<FullEvaluation, FullEvaluationError> {
+        let mut all = FullEvaluation::default();
+        for facts in self.series() {
+            let FactKey { meter, account, resource, .. } = facts[0].key.clone();
+            let definition = meters.get(meter).ok_or(FullEvaluationError::MeterUnknown(meter))?;
+            let evaluated = evaluate(definition, &facts, hours.clone(), through)?;
+            for ((window, dimensions), contribution) in evaluated.hours {
+                match all.rows.entry(HourlyKey { account, meter, window, dimensions }) {
+                    Entry::Vacant(place) => {
+                        place.insert(contribution);
+                    }
+                    Entry::Occupied(mut total) => {
+                        let total = total.get_mut();
+                        let sum = total.value.checked_add(contribution.value);
+                        total.value = sum.ok_or_else(|| EvaluationError::OutOfRange {
+                            meter: meter.as_str(),
+                            account: account.to_string(),
+                            resource: resource.clone().into_owned(),
+                            hour: window,
+                        })?;
+                        total.parts += contribution.parts;
+                    }
+                }
+            }
+            if !evaluated.gaps.is_empty() {
+                all.gaps.insert((account, meter, resource.into_owned()), evaluated.gaps);
+            }
+        }
+        Ok(all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ingest::Timestamp;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
+    use super::*;
+
+    fn life_cycle(resource: u8, minute: i64, value: FactValue, revision: u64) -> UsageFact<'static> {
+        let start = Timestamp::parse_rfc3339("2026-10-01T00:00:00Z").unwrap();
+        let account = AccountId::parse(&format!("{resource:012}")).unwrap();
+        let time = start.saturating_add_secs(minute * 60);
+        UsageFact {
+            key: FactKey { meter: Meter::Accounts, account, resource: account.to_string().into(), time, export: None },
+            revision,
+            dimensions: Dimensions { region: "none".into(), category: "none".into() },
+            end: None,
+            value,
+        }
+    }
+
+    fn evaluation(facts: impl IntoIterator<Item = UsageFact<'static>>) -> FullEvaluation {
+        let mut standing = Standing::default();
+        for fact in facts {
+            standing.add(fact);
+        }
+        let hour = |day: &str| Timestamp::parse_rfc3339(&format!("2026-10-{day}T00:00:00Z")).unwrap().hour();
+        standing.evaluate(&Meters::built_in(), hour("01")..hour("03"), hour("03")).unwrap()
+    }
+
+    /// Every order of a list.
+    fn permutations<T: Clone>(list: &[T]) -> Vec<Vec<T>> {
+        let Some((last, rest)) = list.split_last() else { return vec![Vec::new()] };
+        let mut all = Vec::new();
+        for order in permutations(rest) {
+            for place in 0..=order.len() {
+                let mut longer = order.clone();
+                longer.insert(place, last.clone());
+                all.push(longer);
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn every_order_of_an_accounts_life_gives_the_same_intervals_duplicates_or_not() {
+        use FactValue::{Gone, Live};
+        // Made, said again by a list, suspended, made live again, closed; and a correction of the suspension.
+        let life = [
+            life_cycle(1, 7, Live, 0),
+            life_cycle(1, 30, Live, 0),
+            life_cycle(1, 60, Gone, 0),
+            life_cycle(1, 60, Live, 1),
+            life_cycle(1, 200, Live, 0),
+            life_cycle(1, 300, Gone, 0),
+        ];
+        let seconds: Vec<String> =
+            evaluation(life.clone()).rows.values().map(|total| total.value.to_string()).collect();
+        assert_eq!(seconds, ["3180", "3600", "3600", "3600", "3600"], "from 00:07 to 05:00");
+        let orders = permutations(&life);
+        assert_eq!(orders.len(), 720);
+        for mut order in orders {
+            let once = evaluation(order.clone());
+            assert_eq!(once, evaluation(life.clone()), "{order:?}");
+            let again = order.clone();
+            order.extend(again);
+            assert_eq!(evaluation(order), once);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_standing_facts_are_those_of_a_naive_model_in_any_order(
+            said in prop::collection::vec((1..3_u8, 0..60_i64, any::<bool>(), 0..3_u64), 0..60),
+            shuffle in prop::collection::vec(any::<Index>(), 60),
+        ) {
+            let facts: Vec<_> = said
+                .iter()
+                .map(|&(resource, ten_minutes, is_live, revision)| {
+                    let value = if is_live { FactValue::Live } else { FactValue::Gone };
+                    life_cycle(resource, ten_minutes * 10, value, revision)
+                })
+                .collect();
+            // The model: of all that was said about a key, the last in order of version.
+            let mut sorted = facts.clone();
+            sorted.sort_by_key(|fact| (fact.key.clone(), FactVersion::of(fact)));
+            let model: Vec<_> = sorted.chunk_by(|a, b| a.key == b.key).map(|said| said.last().unwrap()).collect();
+            let mut shuffled = facts.clone();
+            for (place, index) in shuffle.iter().take(facts.len()).enumerate() {
+                let other = index.index(facts.len());
+                shuffled.swap(place, other);
+            }
+            for order in [facts, shuffled] {
+                let mut standing = Standing::default();
+                for fact in order {
+                    standing.add(fact);
+                }
+                prop_assert_eq!(standing.facts().collect::<Vec<_>>(), model.clone());
+            }
+        }
+    }
+}
