@@ -10,6 +10,7 @@ use aggregator::aggregator::{Aggregator, Counters};
 use aggregator::commit::Gain;
 use aggregator::consumer::{Checkpoint, ConsumerOptions, consume};
 use aggregator::dynamodb_log::DynamoDbLog;
+use aggregator::fact_rows::FactError;
 use aggregator::partition::Partition;
 use aggregator::rollup::{RollUp, RollUpError};
 use aggregator::usage_rows::{AdvanceError, DatabaseError, UsageRows};
@@ -52,6 +53,7 @@ impl Workers {
         let rows = UsageRows::new(stores.database.pool(Role::Aggregator)?);
         let mut worker = RollUpWorker { roll_up: RollUp::new(stores.commit_log(), rows), refused: BTreeSet::new() };
         worker.sweep(stores.acknowledgements().partitions().await?).await?;
+        worker.go_on().await?;
 
         let (failed, failure) = watch::channel(None);
         let (gains, gained) = mpsc::channel(GAINS_WAITING_MAX);
@@ -139,7 +141,10 @@ impl RollUpWorker {
                     }
                     self.apply(gains).await?;
                 }
-                _ = sweep.tick() => self.sweep(std::mem::take(&mut recent)).await?,
+                _ = sweep.tick() => {
+                    self.sweep(std::mem::take(&mut recent)).await?;
+                    self.go_on().await?;
+                }
             }
         }
     }
@@ -156,26 +161,37 @@ impl RollUpWorker {
     }
 
     async fn apply(&mut self, gains: Vec<Gain>) -> Result<(), RollUpError> {
-        let mut tries = 0;
-        loop {
-            match self.roll_up.apply(gains.clone(), edge::now()).await {
-                Ok(refused) => {
-                    for one in refused {
-                        if self.refused.insert(one.partition.clone()) {
-                            crate::print::note(&format!("securebase: {one}"));
-                        }
-                    }
-                    return Ok(());
-                }
-                Err(error) if is_passing(&error) => {
-                    tries += 1;
-                    if tries == TRIES_BEFORE_SAID {
-                        crate::print::note(&format!("securebase: still trying to roll up: {error}"));
-                    }
-                    tokio::time::sleep(BACKOFF.wait(tries, edge::random()).unwrap_or(BACKOFF.cap)).await;
-                }
-                Err(error) => return Err(error),
+        let refused = until_done(|| self.roll_up.apply(gains.clone(), edge::now())).await?;
+        for one in refused {
+            if self.refused.insert(one.partition.clone()) {
+                crate::print::note(&format!("securebase: {one}"));
             }
+        }
+        Ok(())
+    }
+
+    /// Counts what is live up to now.
+    async fn go_on(&self) -> Result<(), RollUpError> {
+        until_done(|| self.roll_up.go_on(edge::now())).await
+    }
+}
+
+/// Tries until it is done, or can not be done by waiting.
+async fn until_done<T, F>(mut work: impl FnMut() -> F) -> Result<T, RollUpError>
+where
+    F: Future<Output = Result<T, RollUpError>>,
+{
+    let mut tries = 0;
+    loop {
+        match work().await {
+            Err(error) if is_passing(&error) => {
+                tries += 1;
+                if tries == TRIES_BEFORE_SAID {
+                    crate::print::note(&format!("securebase: still trying to roll up: {error}"));
+                }
+                tokio::time::sleep(BACKOFF.wait(tries, edge::random()).unwrap_or(BACKOFF.cap)).await;
+            }
+            outcome => return outcome,
         }
     }
 }
@@ -183,7 +199,9 @@ impl RollUpWorker {
 fn is_passing(error: &RollUpError) -> bool {
     let database = match error {
         RollUpError::Read(aggregator::commit_log::ReadError::Store(error)) => return error.kind.is_passing(),
-        RollUpError::Database(error) | RollUpError::Advance(AdvanceError::Database(error)) => error,
+        RollUpError::Database(error)
+        | RollUpError::Advance(AdvanceError::Database(error))
+        | RollUpError::Facts(FactError::Database(error)) => error,
         _ => return false,
     };
     match database {

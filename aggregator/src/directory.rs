@@ -9,12 +9,12 @@
 mod customer;
 mod placement;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use ingest::{AccountId, Hour, Timestamp};
 use sqlx::PgPool;
 use thiserror::Error;
 
-use crate::usage_rows::{DatabaseError, with_monthly_totals};
+use crate::usage_rows::{DatabaseError, recompute, recomputed_meters, with_monthly_totals};
 
 use customer::Created;
 pub use customer::{CreateCustomerError, CustomerCreated, CustomerId, NewCustomer, NotACustomerId};
@@ -204,12 +204,15 @@ impl AccountDirectory {
                 statement.bind(hour(from)).execute(&mut *transaction).await?;
             }
         }
-        let rows_changed: i64 = sqlx::query_scalar(GIVE_ROWS)
+        let given: Vec<(i64, Option<String>, Option<NaiveDate>)> = sqlx::query_as(GIVE_ROWS)
             .bind(account.as_str())
             .bind(hour(from))
             .bind(now)
-            .fetch_one(&mut *transaction)
+            .fetch_all(&mut *transaction)
             .await?;
+        let rows_changed = given.first().map_or(0, |(count, _, _)| *count);
+        let months = given.into_iter().filter_map(|(_, customer, month)| customer.zip(month)).collect();
+        recompute(&months, now, &mut transaction).await?;
         transaction.commit().await?;
 
         let rows_changed = rows_changed.unsigned_abs();
@@ -306,7 +309,17 @@ const GIVE_ROWS: &str = with_monthly_totals!(
         select owner, window_start, meter, total from changed
     )",
     "$3",
-    "select count(*) from changed"
+    concat!(
+        "select n.rows_changed, c.customer_id, c.month
+    from (select count(*) as rows_changed from changed) n
+    left join (
+        select distinct customer_id, date_trunc('month', window_start at time zone 'UTC')::date as month
+        from change
+        where customer_id is not null and meter = any(",
+        recomputed_meters!(),
+        ")
+    ) c on true"
+    )
 );
 
 const LIST_ACCOUNTS: &str = "

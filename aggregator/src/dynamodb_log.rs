@@ -265,7 +265,7 @@ mod tests {
             ),
             fact("a", "1969-10-01T12:00:00.000001Z", None, FactValue::Level(number("0.000000000001"))),
             fact("b", "0001-01-01T00:00:00Z", None, FactValue::Live),
-            fact("b", "2026-10-01T12:00:00Z", Some(7), FactValue::Gone),
+            fact("b", "2026-10-01T12:00:00Z", None, FactValue::Gone),
             fact("b", "2026-10-01T12:00:00Z", Some(8), FactValue::ExportEnd { facts: u64::MAX }),
         ];
         let stated = Content::Stated { slices: Vec::clone(&slices), facts };

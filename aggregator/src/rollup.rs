@@ -2,15 +2,18 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use ingest::{CounterKey, Timestamp};
+use ingest::{CounterKey, Timestamp, Window};
 use thiserror::Error;
 
 use crate::commit::Gain;
 use crate::commit_log::{CommitLog, ReadError};
 use crate::entry::Content;
+use crate::fact_rows::{FactError, FactRows};
 use crate::known::Untrusted;
 use crate::partition::Partition;
 use crate::usage_rows::{Advance, AdvanceError, AdvanceOutcome, CounterTotal, DatabaseError, UsageRows};
+
+mod facts;
 
 /// Partitions in one transaction.
 const TRANSACTION_PARTITIONS_MAX: usize = 64;
@@ -30,6 +33,9 @@ pub enum RollUpError {
     /// The rows were refused.
     #[error(transparent)]
     Advance(#[from] AdvanceError),
+    /// The rows of facts were refused. Retry or stop, as it says.
+    #[error(transparent)]
+    Facts(#[from] FactError),
 }
 
 impl RollUpError {
@@ -38,6 +44,7 @@ impl RollUpError {
         match self {
             Self::Untrusted(_) | Self::Read(ReadError::Item { .. }) => true,
             Self::Advance(error) => error.partition().is_some(),
+            Self::Facts(error) => error.partition().is_some(),
             Self::Read(ReadError::Store(_)) | Self::Database(_) => false,
         }
     }
@@ -59,12 +66,14 @@ pub struct Refused {
 pub struct RollUp<L> {
     log: L,
     rows: UsageRows,
+    fact_rows: FactRows,
 }
 
 impl<L: CommitLog> RollUp<L> {
     /// Rolls `log` up into `rows`.
     pub fn new(log: L, rows: UsageRows) -> Self {
-        Self { log, rows }
+        let fact_rows = rows.fact_rows();
+        Self { log, rows, fact_rows }
     }
 
     /// Brings the usage rows of these partitions at least up to what they gained. Gains that connect to the cursor are
@@ -77,13 +86,15 @@ impl<L: CommitLog> RollUp<L> {
         for gain in gains {
             by_partition.entry(gain.partition.clone()).or_default().push(gain);
         }
-        let mut waiting: Vec<_> = by_partition.into_iter().collect();
+        let is_of_facts = |(partition, _): &(Partition, Vec<Gain>)| matches!(partition.window, Window::Day(_));
+        let (facts, mut waiting): (Vec<_>, Vec<_>) = by_partition.into_iter().partition(is_of_facts);
         let mut refused = Vec::new();
         while !waiting.is_empty() {
             let rest = waiting.split_off(waiting.len().min(TRANSACTION_PARTITIONS_MAX));
             self.apply_some(&waiting, now, &mut refused).await?;
             waiting = rest;
         }
+        self.apply_facts(&facts, now, &mut refused).await?;
         Ok(refused)
     }
 

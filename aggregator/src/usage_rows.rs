@@ -16,12 +16,14 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use ingest::{AccountId, Hour, Meter, Timestamp};
-use sqlx::PgPool;
 use sqlx::types::Decimal;
+use sqlx::{PgConnection, PgPool};
 use thiserror::Error;
 
+use crate::fact_rows::FactRows;
+
 pub use database_error::DatabaseError;
-pub(crate) use monthly::with_monthly_totals;
+pub(crate) use monthly::{CustomerMonth, recompute, recomputed_meters, with_monthly_totals};
 
 /// One counter as the newest entry of its partition's log has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,6 +126,11 @@ impl UsageRows {
         Self { pool }
     }
 
+    /// The rows of facts behind the same connections.
+    pub fn fact_rows(&self) -> FactRows {
+        FactRows::new(self.pool.clone())
+    }
+
     /// Where the cursors of these partitions stand; 0 for a partition never rolled up.
     pub async fn cursors(&self, partitions: &[String]) -> Result<HashMap<String, u64>, DatabaseError> {
         let stored: Vec<(String, i64)> =
@@ -145,56 +152,82 @@ impl UsageRows {
         let now = DateTime::<Utc>::from(now);
         let mut transaction = self.pool.begin().await?;
 
-        // Sorted by the database in each statement: its collation is the one order everyone locks in.
-        let fresh: Vec<&str> = batch
-            .iter()
-            .filter(|advance| advance.from_version == 0)
-            .map(|advance| advance.partition.as_str())
-            .collect();
-        if !fresh.is_empty() {
-            sqlx::query(ADD_CURSORS).bind(&fresh).bind(now).execute(&mut *transaction).await?;
-        }
-        let partitions: Vec<&str> = batch.iter().map(|advance| advance.partition.as_str()).collect();
-        let locked: Vec<(String, i64)> =
-            sqlx::query_as(LOCK_CURSORS).bind(&partitions).fetch_all(&mut *transaction).await?;
-        let at: HashMap<&str, u64> =
-            locked.iter().map(|(partition, version)| (partition.as_str(), version.unsigned_abs())).collect();
-
-        let mut outcomes = Vec::with_capacity(batch.len());
-        let mut moving = Vec::new();
-        for advance in batch {
-            let at = at.get(advance.partition.as_str()).copied().unwrap_or(0);
-            if at == advance.from_version {
-                moving.push(advance);
-                outcomes.push(AdvanceOutcome::Moved);
-            } else {
-                outcomes.push(AdvanceOutcome::Stale { at });
-            }
-        }
+        let wanted: Vec<(String, u64)> =
+            batch.iter().map(|advance| (advance.partition.clone(), advance.from_version)).collect();
+        let outcomes = lock_cursors(&wanted, Timestamp::from(now), &mut transaction).await?;
+        let stands = batch.iter().zip(&outcomes).filter(|(_, outcome)| **outcome == AdvanceOutcome::Moved);
+        let moving: Vec<&Advance> = stands.map(|(advance, _)| advance).collect();
         if moving.is_empty() {
             return Ok(outcomes);
         }
 
         let accounts: BTreeSet<AccountId> =
             moving.iter().flat_map(|advance| &advance.counters).map(|counter| counter.account).collect();
-        let accounts: Vec<&str> = accounts.iter().map(AccountId::as_str).collect();
         if !accounts.is_empty() {
-            sqlx::query(ADD_ACCOUNTS).bind(&accounts).bind(now).execute(&mut *transaction).await?;
-            sqlx::query(SHARE_ACCOUNTS).bind(&accounts).execute(&mut *transaction).await?;
+            lock_accounts(&accounts, Timestamp::from(now), &mut transaction).await?;
             let columns = Columns::of(&moving);
             if let Some(went_back) = columns.write(now, &mut transaction).await? {
                 return Err(went_back);
             }
         }
 
-        let partitions: Vec<&str> = moving.iter().map(|advance| advance.partition.as_str()).collect();
-        let versions: Vec<i64> = moving.iter().map(|advance| stored_version(advance.to_version)).collect();
-        let moved =
-            sqlx::query(MOVE_CURSORS).bind(&partitions).bind(&versions).bind(now).execute(&mut *transaction).await?;
-        assert_eq!(moved.rows_affected(), moving.len() as u64, "every moving cursor was locked");
+        let moved: Vec<(String, u64)> =
+            moving.iter().map(|advance| (advance.partition.clone(), advance.to_version)).collect();
+        move_cursors(&moved, Timestamp::from(now), &mut transaction).await?;
         transaction.commit().await?;
         Ok(outcomes)
     }
+}
+
+/// Locks cursors, made where they are new, and says which of them stand where they are expected.
+///
+/// Sorted by the database in each statement: its collation is the one order everyone locks in.
+pub(crate) async fn lock_cursors(
+    wanted: &[(String, u64)],
+    now: Timestamp,
+    connection: &mut PgConnection,
+) -> Result<Vec<AdvanceOutcome>, sqlx::Error> {
+    let fresh: Vec<&str> = wanted.iter().filter(|(_, from)| *from == 0).map(|(name, _)| name.as_str()).collect();
+    if !fresh.is_empty() {
+        let now = DateTime::<Utc>::from(now);
+        sqlx::query(ADD_CURSORS).bind(&fresh).bind(now).execute(&mut *connection).await?;
+    }
+    let names: Vec<&str> = wanted.iter().map(|(name, _)| name.as_str()).collect();
+    let locked: Vec<(String, i64)> = sqlx::query_as(LOCK_CURSORS).bind(&names).fetch_all(connection).await?;
+    let at: HashMap<&str, u64> = locked.iter().map(|(name, version)| (name.as_str(), version.unsigned_abs())).collect();
+    let outcome = |(name, from): &(String, u64)| match at.get(name.as_str()).copied().unwrap_or(0) {
+        at if at == *from => AdvanceOutcome::Moved,
+        at => AdvanceOutcome::Stale { at },
+    };
+    Ok(wanted.iter().map(outcome).collect())
+}
+
+/// Moves cursors that are locked.
+pub(crate) async fn move_cursors(
+    moved: &[(String, u64)],
+    now: Timestamp,
+    connection: &mut PgConnection,
+) -> Result<(), sqlx::Error> {
+    let names: Vec<&str> = moved.iter().map(|(name, _)| name.as_str()).collect();
+    let versions: Vec<i64> = moved.iter().map(|(_, version)| stored_version(*version)).collect();
+    let now = DateTime::<Utc>::from(now);
+    let rows = sqlx::query(MOVE_CURSORS).bind(&names).bind(&versions).bind(now).execute(connection).await?;
+    assert_eq!(rows.rows_affected(), moved.len() as u64, "every moving cursor was locked");
+    Ok(())
+}
+
+/// Makes sure that accounts are listed, and keeps their owners as they are until the transaction ends.
+pub(crate) async fn lock_accounts(
+    accounts: &BTreeSet<AccountId>,
+    now: Timestamp,
+    connection: &mut PgConnection,
+) -> Result<(), sqlx::Error> {
+    if accounts.is_empty() {
+        return Ok(());
+    }
+    let accounts: Vec<&str> = accounts.iter().map(AccountId::as_str).collect();
+    sqlx::query(ADD_ACCOUNTS).bind(&accounts).bind(DateTime::<Utc>::from(now)).execute(&mut *connection).await?;
+    sqlx::query(SHARE_ACCOUNTS).bind(&accounts).execute(connection).await.map(drop)
 }
 
 /// The counters of a batch, column by column: one statement writes them all.
@@ -232,7 +265,7 @@ impl<'a> Columns<'a> {
     async fn write(
         &self,
         now: DateTime<Utc>,
-        connection: &mut sqlx::PgConnection,
+        connection: &mut PgConnection,
     ) -> Result<Option<AdvanceError>, sqlx::Error> {
         let went_back: Option<(String, String, Decimal, Decimal)> = sqlx::query_as(WRITE_ROWS)
             .bind(&self.partitions)
@@ -355,8 +388,16 @@ const MOVE_CURSORS: &str = "
 
 /// Every statement of this module, for the test that prepares them against the schema.
 #[doc(hidden)]
-pub const STATEMENTS: &[&str] =
-    &[READ_CURSORS, ADD_CURSORS, LOCK_CURSORS, ADD_ACCOUNTS, SHARE_ACCOUNTS, WRITE_ROWS, MOVE_CURSORS];
+pub const STATEMENTS: &[&str] = &[
+    READ_CURSORS,
+    ADD_CURSORS,
+    LOCK_CURSORS,
+    ADD_ACCOUNTS,
+    SHARE_ACCOUNTS,
+    WRITE_ROWS,
+    MOVE_CURSORS,
+    monthly::RECOMPUTE_MONTHS,
+];
 
 #[cfg(test)]
 mod tests {

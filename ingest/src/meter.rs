@@ -259,6 +259,9 @@ pub struct MeterDefinition {
 }
 
 impl MeterDefinition {
+    /// Longest gap that can be defined: a leap year.
+    pub const GAP_SECONDS_MAX: u32 = 366 * 24 * 3_600;
+
     /// Longest gap of stored bytes: CloudWatch has one sample a day, and one of them may be missing.
     ///
     /// Source: Amazon S3 User Guide, "Amazon S3 daily storage metrics for buckets in CloudWatch".
@@ -278,6 +281,9 @@ impl MeterDefinition {
         };
         match (aggregation, gap_seconds_max) {
             (Aggregation::TimeWeighted, None | Some(0)) => return Err(DefinitionError::NeedsGap),
+            (Aggregation::TimeWeighted, Some(gap)) if Self::GAP_SECONDS_MAX < gap => {
+                return Err(DefinitionError::GapTooLong);
+            }
             (Aggregation::Sum | Aggregation::Max, Some(_)) => return Err(DefinitionError::HasNoGap),
             _ => {}
         }
@@ -322,6 +328,9 @@ pub enum DefinitionError {
     /// Nobody could tell missing from unchanged.
     #[error("a time_weighted meter needs the longest gap between two samples, in seconds")]
     NeedsGap,
+    /// Nothing is known for so long.
+    #[error("the longest gap between two samples is at most 366 days")]
+    GapTooLong,
     /// It has no use.
     #[error("only a time_weighted meter has a longest gap between samples")]
     HasNoGap,
@@ -403,6 +412,7 @@ mod tests {
             (Aggregation::TimeWeighted, Some(3_600), Ok(RawUnit::UnitSecond)),
             (Aggregation::TimeWeighted, None, Err(DefinitionError::NeedsGap)),
             (Aggregation::TimeWeighted, Some(0), Err(DefinitionError::NeedsGap)),
+            (Aggregation::TimeWeighted, Some(366 * 86_400 + 1), Err(DefinitionError::GapTooLong)),
             (Aggregation::Max, Some(1), Err(DefinitionError::HasNoGap)),
             (Aggregation::Count, None, Err(DefinitionError::NotOfSamples("count"))),
             (Aggregation::Interval, None, Err(DefinitionError::NotOfSamples("interval"))),

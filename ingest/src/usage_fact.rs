@@ -152,6 +152,9 @@ pub enum NotAFact {
     /// The revision or generation is too large to be stored.
     #[error("the revision is out of range")]
     Revision,
+    /// A row of an export says something else than an amount.
+    #[error("a row of an export is an amount")]
+    OfExport,
     /// The generation is the revision of an export's facts.
     #[error("the revision of an export's fact is not its generation")]
     Generation,
@@ -172,13 +175,13 @@ impl UsageFact<'_> {
 
     /// Checks the fact against its meter's rules. Sources check before they hand a fact on.
     pub fn check(&self, definition: &MeterDefinition) -> Result<(), NotAFact> {
-        let of_meter = match (definition.aggregation, self.value) {
-            (Aggregation::Sum | Aggregation::TimeWeighted, FactValue::Amount(_)) => true,
-            (Aggregation::Max | Aggregation::TimeWeighted, FactValue::Level(_)) => true,
-            (Aggregation::Interval, FactValue::Live | FactValue::Gone) => true,
-            (Aggregation::Marker, FactValue::ExportEnd { .. }) => self.key.export.is_some(),
-            _ => false,
-        };
+        let of_meter = matches!(
+            (definition.aggregation, self.value),
+            (Aggregation::Sum | Aggregation::TimeWeighted, FactValue::Amount(_))
+                | (Aggregation::Max | Aggregation::TimeWeighted, FactValue::Level(_))
+                | (Aggregation::Interval, FactValue::Live | FactValue::Gone)
+                | (Aggregation::Marker, FactValue::ExportEnd { .. })
+        );
         if !of_meter || definition.meter != self.key.meter {
             return Err(NotAFact::ValueKind(self.value.kind()));
         }
@@ -205,8 +208,11 @@ impl UsageFact<'_> {
         if Self::REVISION_MAX < self.revision {
             return Err(NotAFact::Revision);
         }
-        match &self.key.export {
-            Some(export) if export.number != self.revision => Err(NotAFact::Generation),
+        match (&self.key.export, self.value) {
+            (_, FactValue::ExportEnd { facts }) if Self::REVISION_MAX < facts => Err(NotAFact::Revision),
+            (None, FactValue::ExportEnd { .. }) => Err(NotAFact::ValueKind(self.value.kind())),
+            (Some(_), FactValue::Level(_) | FactValue::Live | FactValue::Gone) => Err(NotAFact::OfExport),
+            (Some(export), _) if export.number != self.revision => Err(NotAFact::Generation),
             _ => Ok(()),
         }
     }

@@ -7,6 +7,7 @@ mod chain;
 mod clients;
 mod commit_log;
 mod directory;
+mod facts;
 mod interleavings;
 mod partly;
 mod reading;
@@ -24,8 +25,14 @@ async fn every_statement_prepares_as_the_role_that_runs_it_and_may_run() {
     let stage = Stage::set().await;
     let mut connection = stage.pool.acquire().await.unwrap();
     let receipts = aggregator::receipts::statements();
-    let statements = aggregator::usage_rows::STATEMENTS.iter().chain(aggregator::directory::STATEMENTS);
-    for statement in statements.chain(&receipts) {
+    let rooms = [
+        aggregator::usage_rows::STATEMENTS,
+        aggregator::directory::STATEMENTS,
+        aggregator::fact_rows::STATEMENTS,
+        aggregator::meters::STATEMENTS,
+        &receipts,
+    ];
+    for statement in rooms.into_iter().flatten() {
         sqlx::raw_sql(AssertSqlSafe(format!("prepare one as {statement}")))
             .execute(&mut *connection)
             .await

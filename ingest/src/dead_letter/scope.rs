@@ -207,7 +207,8 @@ mod tests {
                 account: account("000000000012"),
                 resource: "r".into(),
                 time: hour.start(),
-                export: None,
+                export: matches!(value, FactValue::ExportEnd { .. })
+                    .then(|| crate::ExportGeneration { scope: "e".into(), number: 0 }),
             },
             revision: 0,
             dimensions: Dimensions { region: "r".into(), category: "c".into() },
