@@ -23,6 +23,7 @@ mod money;
 mod period;
 mod postings;
 mod prepayment;
+mod presentation;
 mod price;
 mod proration;
 mod quantity;
@@ -30,6 +31,8 @@ mod rate_card;
 mod rating;
 mod read;
 mod render;
+mod render_csv;
+mod render_html;
 mod run;
 mod share;
 mod statements;
@@ -53,6 +56,9 @@ pub use money::{AmountError, Money};
 pub use period::{Month, NotAMonth, end_of_day_after};
 pub use postings::{Account, Posting, Postings};
 pub use prepayment::{PrepaymentError, annual_prepayment, unearned};
+pub use presentation::{
+    Presentation, PresentedAdjustment, PresentedDetail, PresentedLine, PresentedNote, PresentedSum, PresentedTax,
+};
 pub use price::tiers::PriceTier;
 pub use price::{Charge, Marginal, PriceModel, Step, UnitPrice};
 pub use proration::part;
@@ -65,6 +71,8 @@ pub use rate_card::{
 pub use rating::{Line, LineKind, Pricing, Rated, RatingError, describe, rate};
 pub use read::{LIST_LIMIT_MAX, ReadError, list_invoices, load_invoice};
 pub use render::render_text;
+pub use render_csv::{CsvError, render_csv};
+pub use render_html::{HtmlError, render_html};
 pub use run::{
     BillingError, CustomerResult, Customers, DUE_DAYS, Outcome, RunError, RunReport, RunRequest, issue, preview,
 };
