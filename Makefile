@@ -78,6 +78,16 @@ bench: ## Rate, memory and write units on generated logs, checked against the kn
 bench-stream: ## The stream format beside the others that were considered, on the same events; ARGS=--help
 	cargo run --release -p benches --bin stream_format -- $(ARGS)
 
+.PHONY: mapping
+mapping: ## The Lambda functions behind a simulated event source mapping that lets everything go wrong; SEEDS=100 FIRST_SEED=1
+	SECUREBASE_MAPPING_SEEDS=$(or $(SEEDS),100) SECUREBASE_MAPPING_FIRST_SEED=$(or $(FIRST_SEED),1) \
+		cargo test -p functions --test functions -- --nocapture mapping::chain
+
+.PHONY: functions-report
+functions-report: ## Size, start, answers and memory of the Lambda functions, built for release
+	cargo build --release -p functions --bins
+	SECUREBASE_FUNCTIONS=$(abspath $(TARGET)/release) cargo test -p functions --test functions -- --nocapture report::
+
 .PHONY: ci
 ci: ## What CI runs
 	.ci/run

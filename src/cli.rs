@@ -82,6 +82,11 @@ pub(crate) enum Command {
     DeadLetters(DeadLetters),
     /// What the stores hold and what is still on its way
     Status,
+    /// Print a script that lets a shell complete this command line
+    ///
+    /// bash: `securebase completions bash > ~/.local/share/bash-completion/completions/securebase`;
+    /// zsh: into a file `_securebase` of a directory in $fpath; fish: into ~/.config/fish/completions/securebase.fish
+    Completions(Completions),
 }
 
 #[derive(Debug, Args)]
@@ -230,6 +235,13 @@ pub(crate) enum DeadLetters {
         #[arg(value_name = "ID")]
         ids: Vec<String>,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    /// Which shell
+    #[arg(value_enum, value_name = "SHELL")]
+    pub(crate) shell: clap_complete::Shell,
 }
 
 #[cfg(test)]

@@ -121,6 +121,10 @@ impl<L: CommitLog> Aggregator<L> {
         Self { limits, ..self }
     }
 
+    pub(crate) fn dead_letters(&self) -> &DeadLetters {
+        &self.dead_letters
+    }
+
     /// Counts a batch. Each bucket and window is committed on its own; when one fails its slices come back in `failed` and
     /// the rest is done.
     pub async fn run(&mut self, batch: Vec<Slice>, now: Timestamp) -> BatchOutcome {

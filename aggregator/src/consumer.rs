@@ -11,7 +11,7 @@ use aws_sdk_kinesis::types::ShardIteratorType;
 use ingest::aws::AwsError;
 use ingest::backoff::Backoff;
 use ingest::dead_letter::{DeadLetter, DeadLetters};
-use ingest::{Reason, Slice, Timestamp, stream_format};
+use ingest::{Slice, Timestamp};
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use crate::aggregator::{Aggregator, BatchFailure};
 use crate::commit::Gain;
 use crate::commit_log::CommitLog;
+use crate::records::{DeliveredRecord, Shard};
 
 /// Records in one GetRecords call (Kinesis API reference: at most 10,000 and 10 MiB).
 const GET_RECORDS_MAX: i32 = 1_000;
@@ -220,6 +221,7 @@ struct ShardReader<L> {
 impl<L: CommitLog> ShardReader<L> {
     /// Reads a shard to its end, or until `gains` is closed.
     async fn run(mut self, shard: String) -> Result<String, ConsumerError> {
+        let named = Shard { stream: self.options.stream.clone(), id: shard.clone() };
         let mut last_sequence_number = None::<String>;
         let mut iterator = None::<String>;
         let mut batch = Vec::new();
@@ -253,14 +255,15 @@ impl<L: CommitLog> ShardReader<L> {
             };
             failures.tries = 0;
             let is_idle = records.is_empty();
-            for (sequence_number, body) in records {
-                match stream_format::decode(&body) {
+            for record in records {
+                let sequence_number = record.sequence_number.clone();
+                match named.read(record, (self.options.clock)()) {
                     Ok(slices) => {
                         batch_events += slices.iter().map(Slice::events).sum::<usize>();
                         batch.extend(slices);
                         oldest.get_or_insert_with(now);
                     }
-                    Err(error) => self.set_aside(&shard, &sequence_number, body, &error).await?,
+                    Err(letter) => self.set_aside(&letter).await?,
                 }
                 last_sequence_number = Some(sequence_number);
             }
@@ -303,12 +306,14 @@ impl<L: CommitLog> ShardReader<L> {
         Ok(answer.shard_iterator.unwrap_or_default())
     }
 
-    async fn read(&self, iterator: String) -> Result<(Vec<(String, Vec<u8>)>, Option<String>), AwsError> {
+    async fn read(&self, iterator: String) -> Result<(Vec<DeliveredRecord>, Option<String>), AwsError> {
         let request = self.client.get_records().shard_iterator(iterator).limit(GET_RECORDS_MAX);
         let answer = request.send().await.map_err(|error| AwsError::new("GetRecords", error))?;
-        let records = answer.records.into_iter();
-        let records = records.map(|record| (record.sequence_number, record.data.into_inner())).collect();
-        Ok((records, answer.next_shard_iterator))
+        let records = answer
+            .records
+            .into_iter()
+            .map(|record| DeliveredRecord { sequence_number: record.sequence_number, body: record.data.into_inner() });
+        Ok((records.collect(), answer.next_shard_iterator))
     }
 
     /// Counts a batch, again and again until all of it is done.
@@ -331,26 +336,10 @@ impl<L: CommitLog> ShardReader<L> {
     }
 
     /// Sets a record that nobody can read aside, whole, again and again until it is.
-    async fn set_aside(
-        &self,
-        shard: &str,
-        sequence_number: &str,
-        body: Vec<u8>,
-        error: &stream_format::FormatError,
-    ) -> Result<(), AwsError> {
-        tracing::error!(%error, shard, sequence_number, "a stream record is malformed; it is a dead letter");
-        let letter = DeadLetter {
-            object: format!("stream:{}/{shard}/{sequence_number}", self.options.stream),
-            offset: 0,
-            reason: Reason::SliceMalformed,
-            bytes: body,
-            is_whole: true,
-            seen_at: (self.options.clock)(),
-            resolved_at: None,
-        };
+    async fn set_aside(&self, letter: &DeadLetter) -> Result<(), AwsError> {
         let mut failures = Failures::new("setting a stream record aside", self.options.random);
         loop {
-            match self.dead_letters.put(std::slice::from_ref(&letter)).await {
+            match self.dead_letters.put(std::slice::from_ref(letter)).await {
                 Ok(_) => return Ok(()),
                 Err(error) if error.kind.is_passing() => failures.wait(&error).await,
                 Err(error) => return Err(error),

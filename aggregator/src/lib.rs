@@ -26,5 +26,6 @@ pub mod memory_log;
 pub mod meters;
 pub mod partition;
 pub mod receipts;
+pub mod records;
 pub mod rollup;
 pub mod usage_rows;

@@ -1,6 +1,7 @@
 //! One module a command: it opens the stores, asks a room, prints the answer and leaves.
 
 mod accounts;
+mod completions;
 mod customers;
 mod dead_letters;
 #[cfg(feature = "local")]
@@ -42,6 +43,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Invoice(invoice) => invoice::run(global, invoice).await,
         Command::DeadLetters(letters) => dead_letters::run(global, letters).await,
         Command::Status => status::run(global).await,
+        Command::Completions(completions) => Ok(completions::run(&completions)),
     }
 }
 

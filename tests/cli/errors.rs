@@ -203,3 +203,17 @@ fn a_database_that_a_newer_program_has_migrated_is_left_alone() {
     check(&site, &["status"], &["migration 999999", "newer securebase"]);
     check(&site, &["replay", "/proc/version"], &["migration 999999"]);
 }
+
+#[test]
+fn every_shell_is_given_a_script_that_names_the_commands_and_no_store_is_started() {
+    let site = Site::without_database();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let ran = site.run(&["completions", shell]);
+        ran.succeeded();
+        for word in ["securebase", "dead-letters", "completions", "--json"] {
+            // fish names long options without their dashes.
+            assert!(ran.out.contains(word.trim_start_matches('-')), "{shell} does not complete {word}");
+        }
+    }
+    assert!(!site.home().exists(), "completing needs no home");
+}

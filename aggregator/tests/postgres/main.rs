@@ -12,6 +12,7 @@ mod interleavings;
 mod partly;
 mod reading;
 mod receipts;
+mod records;
 mod stage;
 mod tables;
 mod usage_rows;

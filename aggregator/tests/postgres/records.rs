@@ -1,0 +1,77 @@
+//! From which record on a shard is read again.
+
+use std::sync::Arc;
+
+use aggregator::aggregator::Aggregator;
+use aggregator::memory_log::{Fault, MemoryLog};
+use aggregator::records::{DeliveredRecord, Shard};
+use ingest::dead_letter::DeadLetters;
+use ingest::{Reason, stream_format};
+
+use crate::stage::now;
+use crate::tables::{Event, HOUR, Tables, commit_id, slices};
+
+fn shard() -> Shard {
+    Shard { stream: "usage".into(), id: "shardId-000000000003".into() }
+}
+
+fn record(number: u8, body: Vec<u8>) -> DeliveredRecord {
+    DeliveredRecord { sequence_number: format!("4954{number}"), body }
+}
+
+/// One event in each hour, a record each; the second record is in another form.
+fn records() -> Vec<DeliveredRecord> {
+    let event = |hour| Event { account: 1, hour: HOUR + hour, region: 0, identity: 7 };
+    let mut records: Vec<_> =
+        (0_u8..4).map(|at| record(at, stream_format::encode(&slices(at, &[event(i64::from(at))])))).collect();
+    records.insert(1, record(9, b"{}".to_vec()));
+    records
+}
+
+#[tokio::test]
+async fn the_first_record_that_is_not_counted_is_named_and_its_neighbours_are_done() {
+    let tables = Tables::set().await;
+    // Hours are committed in order: the third append is of the record at position 3.
+    let log = MemoryLog::with_faults(vec![Fault::None, Fault::Throttled, Fault::None, Fault::None]);
+    let (acknowledgements, dead_letters) = (tables.acknowledgements.clone(), tables.dead_letters.clone());
+    let mut aggregator = Aggregator::new(log, acknowledgements, dead_letters, 1 << 20, commit_id, Arc::default());
+
+    let outcome = aggregator.count(&shard(), records(), now()).await;
+    assert_eq!(outcome.first_failed, Some(3));
+    assert!(outcome.failure.is_some_and(|failure| failure.is_passing()));
+    assert_eq!(outcome.gains.len(), 3, "what is done gains");
+    for (run, acknowledged) in [(0, true), (1, true), (2, false), (3, true)] {
+        assert_eq!(!tables.acknowledged(run).await.slices.is_empty(), acknowledged, "run {run}");
+    }
+    let letters = tables.dead_letters.list().await.unwrap();
+    assert_eq!(letters.len(), 1);
+    assert_eq!((letters[0].reason, &*letters[0].bytes), (Reason::SliceMalformed, b"{}".as_slice()));
+    assert_eq!(letters[0].object, "stream:usage/shardId-000000000003/49549");
+
+    let again = aggregator.count(&shard(), records().split_off(3), now()).await;
+    assert!(again.first_failed.is_none() && again.failure.is_none(), "{again:?}");
+    for run in 0..4 {
+        let tally = tables.acknowledged(run).await.slices[&0].tally;
+        assert_eq!((tally.counted, tally.duplicates), (1, 0), "run {run}");
+    }
+    tables.server.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_set_aside_is_read_again() {
+    let tables = Tables::set().await;
+    let missing = DeadLetters::new(tables.client(), "dead_letters_later".into(), || 0);
+    let acknowledgements = tables.acknowledgements.clone();
+    let mut aggregator =
+        Aggregator::new(tables.log.clone(), acknowledgements, missing.clone(), 1 << 20, commit_id, Arc::default());
+    let outcome = aggregator.count(&shard(), records(), now()).await;
+    assert_eq!(outcome.first_failed, Some(1));
+    assert!(outcome.failure.is_some_and(|failure| !failure.is_passing()), "there is no such table");
+    assert!(!tables.acknowledged(3).await.slices.is_empty(), "the others are counted");
+
+    missing.ensure_table().await.unwrap();
+    let again = aggregator.count(&shard(), records().split_off(1), now()).await;
+    assert!(again.first_failed.is_none(), "{again:?}");
+    assert_eq!(missing.list().await.unwrap().len(), 1);
+    tables.server.shutdown().await;
+}

@@ -1,0 +1,163 @@
+//! A batch of stream records from the Kinesis event source mapping, counted.
+
+use std::borrow::Cow;
+
+use aggregator::aggregator::Aggregator;
+use aggregator::commit_log::CommitLog;
+use aggregator::records::{DeliveredRecord, Shard};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ingest::Timestamp;
+use lambda_runtime::Diagnostic;
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::answer::{BatchAnswer, diagnostic};
+use crate::deadline::{Deadline, DeadlineExceeded};
+use crate::settings::{Settings, SettingsError, StoreSettings};
+
+/// The settings of the function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AggregateSettings {
+    /// The tables.
+    pub stores: StoreSettings,
+    /// Bytes of known identities that an environment keeps between invocations.
+    pub cache_bytes_max: usize,
+}
+
+impl AggregateSettings {
+    /// Reads them.
+    pub fn read(read: &dyn Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
+        let mut settings = Settings::new(read);
+        let stores = settings.stores();
+        // A third of the memory: identities in hash sets, beside batches and the SDK.
+        let memory_mb = settings.whole("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", 128..=10_240, 512);
+        let cache_mb = settings.whole("SECUREBASE_CACHE_MB", 0..=8_192, memory_mb / 3);
+        let cache_bytes_max = usize::try_from(cache_mb << 20).unwrap_or(usize::MAX);
+        settings.finish(Self { stores, cache_bytes_max })
+    }
+}
+
+/// Why a batch has no answer: Lambda delivers all of it again.
+#[derive(Debug, Error)]
+pub enum AggregateError {
+    /// Stop: something else invokes the function.
+    #[error("not a batch of the Kinesis event source mapping: {0}")]
+    NotKinesis(String),
+    /// Retry. Half a batch is likely to be done in time, and what was counted is known.
+    #[error(transparent)]
+    Deadline(#[from] DeadlineExceeded),
+}
+
+impl From<AggregateError> for Diagnostic {
+    fn from(error: AggregateError) -> Self {
+        let kind = match &error {
+            AggregateError::NotKinesis(_) => "Delivery.NotRecognized",
+            AggregateError::Deadline(_) => "Deadline.Exceeded",
+        };
+        diagnostic(kind, &error)
+    }
+}
+
+/// Counts a batch. The answer names the first record that is not done; none means all are.
+pub async fn aggregate<L: CommitLog>(
+    aggregator: &mut Aggregator<L>,
+    event: &str,
+    now: Timestamp,
+    deadline: Deadline,
+) -> Result<BatchAnswer, AggregateError> {
+    let (shard, records) = decode(event)?;
+    let sequence_numbers: Vec<String> = records.iter().map(|record| record.sequence_number.clone()).collect();
+    let outcome = deadline.keep(aggregator.count(&shard, records, now)).await?;
+    let Some(first_failed) = outcome.first_failed else { return Ok(BatchAnswer::done()) };
+    let sequence_number = &sequence_numbers[first_failed];
+    let said = outcome.failure.as_ref().map(ToString::to_string).unwrap_or_default();
+    let (left, all) = (sequence_numbers.len() - first_failed, sequence_numbers.len());
+    tracing::error!(error = said, shard = shard.id, sequence_number, left, all, "records are to be delivered again");
+    Ok(BatchAnswer::again([sequence_number.clone()]))
+}
+
+/// Only what is read here: a field that Lambda adds or leaves out must not stop a shard.
+///
+/// Source: AWS Lambda Developer Guide, "Using Lambda to process records from Amazon Kinesis Data Streams", example event.
+#[derive(Deserialize)]
+struct Event<'a> {
+    #[serde(rename = "Records", borrow)]
+    records: Vec<EventRecord<'a>>,
+}
+
+#[derive(Deserialize)]
+struct EventRecord<'a> {
+    /// `shardId-000000000006:49590338271490256608559692538361571095921575989136588898`.
+    #[serde(rename = "eventID", borrow)]
+    event_id: Cow<'a, str>,
+    #[serde(rename = "eventSourceARN", borrow)]
+    source_arn: Cow<'a, str>,
+    #[serde(borrow)]
+    kinesis: Payload<'a>,
+}
+
+#[derive(Deserialize)]
+struct Payload<'a> {
+    #[serde(rename = "sequenceNumber", borrow)]
+    sequence_number: Cow<'a, str>,
+    #[serde(borrow)]
+    data: Cow<'a, str>,
+}
+
+fn decode(event: &str) -> Result<(Shard, Vec<DeliveredRecord>), AggregateError> {
+    let not_kinesis = |reason: &str| AggregateError::NotKinesis(reason.to_owned());
+    let event: Event<'_> = serde_json::from_str(event).map_err(|error| not_kinesis(&error.to_string()))?;
+    let first = event.records.first().ok_or_else(|| not_kinesis("no records"))?;
+    // An invocation has records of one shard.
+    let (shard, _) = first.event_id.split_once(':').ok_or_else(|| not_kinesis("eventID names no shard"))?;
+    let (_, stream) = first.source_arn.rsplit_once('/').ok_or_else(|| not_kinesis("eventSourceARN names no stream"))?;
+    let shard = Shard { stream: stream.to_owned(), id: shard.to_owned() };
+    let records = event.records.into_iter().map(|record| DeliveredRecord {
+        sequence_number: record.kinesis.sequence_number.into_owned(),
+        // Lambda always encodes; anything else is set aside as it is.
+        body: STANDARD.decode(record.kinesis.data.as_bytes()).unwrap_or_else(|_| record.kinesis.data.as_bytes().into()),
+    });
+    Ok((shard, records.collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(record: &str) -> String {
+        format!(r#"{{"Records":[{record}]}}"#)
+    }
+
+    #[test]
+    fn a_batch_names_its_stream_its_shard_and_its_records() {
+        let text = event(
+            r#"{"kinesis":{"kinesisSchemaVersion":"1.0","partitionKey":"07","sequenceNumber":"4959","data":"W10=",
+            "approximateArrivalTimestamp":1545084650.987},"eventSource":"aws:kinesis","eventVersion":"1.0",
+            "eventID":"shardId-000000000006:4959","eventName":"aws:kinesis:record","awsRegion":"us-east-2",
+            "invokeIdentityArn":"arn:aws:iam::123456789012:role/lambda-role",
+            "eventSourceARN":"arn:aws:kinesis:us-east-2:123456789012:stream/usage"},
+            {"kinesis":{"sequenceNumber":"4960","data":"no base64"},"eventID":"shardId-000000000006:4960",
+            "eventSourceARN":"arn:aws:kinesis:us-east-2:123456789012:stream/usage"}"#,
+        );
+        let (shard, records) = decode(&text).unwrap();
+        assert_eq!(shard, Shard { stream: "usage".into(), id: "shardId-000000000006".into() });
+        let record = |number: &str, body: &[u8]| DeliveredRecord { sequence_number: number.into(), body: body.into() };
+        assert_eq!(records, [record("4959", b"[]"), record("4960", b"no base64")]);
+    }
+
+    #[test]
+    fn what_is_no_batch_of_kinesis_is_refused() {
+        let sqs = event(r#"{"messageId":"1","body":"{}","eventSourceARN":"arn:aws:sqs:us-east-2:1:q"}"#);
+        let shardless = event(r#"{"kinesis":{"sequenceNumber":"1","data":""},"eventID":"1","eventSourceARN":"a/b"}"#);
+        for (text, reason) in [
+            ("{}", "missing field `Records`"),
+            (r#"{"Records":[]}"#, "no records"),
+            (&sqs, "missing field `eventID`"),
+            (&shardless, "eventID names no shard"),
+        ] {
+            let said = decode(text).unwrap_err().to_string();
+            assert!(said.contains(reason), "{said}");
+        }
+    }
+}

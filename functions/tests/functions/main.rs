@@ -1,0 +1,13 @@
+//! The real programs, driven over the Lambda Runtime API against embedded stores.
+
+#![expect(clippy::unwrap_used, reason = "a step that fails is a failed test, also in a helper")]
+
+mod aggregating;
+mod deliveries;
+mod faults;
+mod mapping;
+mod report;
+mod rolling_up;
+mod runtime_api;
+mod stage;
+mod starting;
