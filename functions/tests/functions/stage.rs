@@ -102,7 +102,7 @@ impl Stage {
             }
             assert!(version <= known.version(), "{partition} is acknowledged up to {version}");
             for (counter, total) in known.totals() {
-                let key = (counter.account.to_string(), partition.hour.to_string());
+                let key = (counter.account.to_string(), partition.window.to_string());
                 *counts.entry(key).or_default() += total;
             }
         }
