@@ -9,5 +9,6 @@ mod mapping;
 mod report;
 mod rolling_up;
 mod runtime_api;
+mod secrets;
 mod stage;
 mod starting;

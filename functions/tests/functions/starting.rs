@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::deliveries;
 use crate::runtime_api::{Environment, NotStarted, Outcome};
+use crate::secrets::Secrets;
 use crate::stage::{Program, Stage};
 
 #[tokio::test]
@@ -62,5 +63,33 @@ async fn an_event_of_another_kind_is_an_error_and_the_function_goes_on() {
             assert!(matches!(outcome, Outcome::Error { .. }), "{program:?} {event}: {outcome:?}");
         }
     }
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn a_password_is_read_by_reference_and_a_missing_one_is_told_without_what_it_is() {
+    let stage = Stage::set().await;
+    let object = r#"{"engine":"postgres","username":"securebase_aggregator","password":"s3cret"}"#;
+    let secrets = Secrets::with(&[("database", object), ("other", r#"{"password":["s3cret"]}"#)]).await;
+    let mut function = stage.function(Program::Rollup);
+    function.variables.insert("AWS_ENDPOINT_URL_SECRETS_MANAGER".into(), secrets.endpoint.clone());
+    for (name, told) in [
+        ("database", None),
+        ("missing", Some("the secret missing cannot be read")),
+        ("other", Some("the secret other is neither plain text nor a JSON object with a text \"password\"")),
+    ] {
+        function.variables.insert("SECUREBASE_DATABASE_SECRET".into(), name.into());
+        let started = Environment::start(&function).await;
+        match (started, told) {
+            (Ok(_), None) => {}
+            (Err(not_started), Some(expected)) => {
+                let (kind, message) = not_started.told.unwrap();
+                assert_eq!(kind, "Runtime.SecretUnavailable");
+                assert!(message.starts_with(expected) && !message.contains("s3cret"), "{message}");
+            }
+            (started, _) => panic!("{name}: {:?}", started.map(drop)),
+        }
+    }
+    assert_eq!(secrets.asked(), ["database", "missing", "other"]);
     stage.close().await;
 }
