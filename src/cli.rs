@@ -50,6 +50,9 @@ pub(crate) struct Global {
     /// How old a batch may become before it is committed: longer costs fewer write units, shorter is fresher
     #[arg(long, global = true, value_name = "MS", env = "SECUREBASE_FLUSH_MS", default_value_t = 1_000)]
     pub(crate) flush_ms: u64,
+    /// Which source each meter is counted from (docs/counting.md); DIR/sources.toml, if it is there, without this
+    #[arg(long, global = true, value_name = "FILE", env = "SECUREBASE_SOURCES")]
+    pub(crate) sources: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -80,6 +83,8 @@ pub(crate) enum Command {
     /// Records that were set aside with a reason
     #[command(subcommand)]
     DeadLetters(DeadLetters),
+    /// Which source each meter is counted from
+    Sources,
     /// What the stores hold and what is still on its way
     Status,
     /// Print a script that lets a shell complete this command line

@@ -8,6 +8,7 @@
 
 mod cli;
 mod commands;
+mod declared;
 mod edge;
 #[cfg(feature = "local")]
 mod full_disk;

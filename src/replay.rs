@@ -16,7 +16,10 @@ use futures::{StreamExt, TryStreamExt, stream};
 use ingest::dead_letter::DeadLetter;
 use ingest::kinesis::pack;
 use ingest::manifest::{Manifest, Manifests, ObjectVersion};
-use ingest::{Judged, ObjectRead, Packer, ReadError, RunId, Slice, SliceId, Timestamp, Verdict, read_object};
+use ingest::{
+    Beside, Declarations, Judged, ObjectRead, Packer, ReadError, Reason, Rules, RunId, Slice, SliceId, Timestamp,
+    Verdict, read_object,
+};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
@@ -57,11 +60,28 @@ pub(crate) struct Balance {
     pub(crate) duplicates: u64,
     pub(crate) not_counted: BTreeMap<String, u64>,
     pub(crate) dead_letters: BTreeMap<String, u64>,
+    /// What records say beside their verdicts, and what became of that.
+    #[serde(skip_serializing_if = "Besides::is_empty")]
+    pub(crate) beside: Besides,
     pub(crate) files: u64,
     pub(crate) skipped_files: u64,
     #[serde(serialize_with = "seconds")]
     pub(crate) seconds: Duration,
     pub(crate) write_units: u64,
+}
+
+/// What records say beside their verdicts: events of other meters, and parts that could not be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Besides {
+    pub(crate) counted: u64,
+    pub(crate) duplicates: u64,
+    pub(crate) dead_letters: BTreeMap<String, u64>,
+}
+
+impl Besides {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 fn seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
@@ -80,6 +100,11 @@ impl Balance {
         }
         for (reason, count) in other.dead_letters {
             *self.dead_letters.entry(reason).or_default() += count;
+        }
+        self.beside.counted += other.beside.counted;
+        self.beside.duplicates += other.beside.duplicates;
+        for (reason, count) in other.beside.dead_letters {
+            *self.beside.dead_letters.entry(reason).or_default() += count;
         }
         self.files += other.files;
         self.skipped_files += other.skipped_files;
@@ -180,6 +205,8 @@ pub(crate) struct Replay<'a> {
     pub(crate) stores: &'a Stores,
     /// Whether objects that are done are skipped.
     pub(crate) resume: bool,
+    /// Which source each meter is counted from.
+    pub(crate) declared: Arc<Declarations>,
 }
 
 impl Replay<'_> {
@@ -201,6 +228,7 @@ impl Replay<'_> {
                 messages: messages.clone(),
                 letters_room: letters_room.clone(),
                 runtime: Handle::current(),
+                declared: self.declared.clone(),
                 done: self.resume.then(|| Done {
                     manifests: self.stores.manifests(),
                     acknowledgements: self.stores.acknowledgements(),
@@ -284,6 +312,7 @@ struct Reader {
     messages: mpsc::Sender<anyhow::Result<Message>>,
     letters_room: Arc<Semaphore>,
     runtime: Handle,
+    declared: Arc<Declarations>,
     done: Option<Done>,
 }
 
@@ -341,22 +370,33 @@ impl Reader {
         let mut slices = Vec::new();
         let mut letters = Vec::new();
         let mut letter_bytes = 0;
-        let read = read_object(&name, source.open()?, started_at, |judged: Judged<'_>| {
-            match judged.verdict {
+        let rules = Rules { now: started_at, declared: &self.declared };
+        let read = read_object(&name, source.open()?, rules, |judged: Judged<'_>| {
+            let Judged { verdict, beside, bytes, offset, number, is_whole } = judged;
+            let mut set_aside = |reason| {
+                letter_bytes += LETTER_FRAME_BYTES + name.len() + bytes.len();
+                let (object, bytes, seen_at) = (name.clone(), bytes.to_vec(), started_at);
+                letters.push(DeadLetter {
+                    object,
+                    offset,
+                    number,
+                    reason,
+                    bytes,
+                    is_whole,
+                    seen_at,
+                    resolved_at: None,
+                });
+            };
+            match verdict {
                 Verdict::Usage(event) => packer.add(event, &mut slices),
                 Verdict::Facts(statement) => packer.add_statement(*statement, &mut slices),
                 Verdict::NotCounted(_) => {}
-                Verdict::DeadLetter(reason) => {
-                    letter_bytes += LETTER_FRAME_BYTES + name.len() + judged.bytes.len();
-                    letters.push(DeadLetter {
-                        object: name.clone(),
-                        offset: judged.offset,
-                        reason,
-                        bytes: judged.bytes.to_vec(),
-                        is_whole: judged.is_whole,
-                        seen_at: started_at,
-                        resolved_at: None,
-                    });
+                Verdict::DeadLetter(reason) => set_aside(reason),
+            }
+            for beside in beside {
+                match beside {
+                    Beside::Usage(event) => packer.add_beside(event, &mut slices),
+                    Beside::DeadLetter(reason) => set_aside(reason),
                 }
             }
             if !slices.is_empty() {
@@ -373,7 +413,7 @@ impl Reader {
             Err(ReadError::Sink(gone)) => return Ok(Err(gone)),
         };
         slices.extend(packer.flush());
-        let manifest = Manifest::new(run, name, found, packer.slices(), started_at);
+        let manifest = Manifest::new(run, name, found, packer.slices(), packer.beside_slices(), started_at);
         Ok(self
             .send(Message::Slices(slices))
             .and_then(|()| self.set_aside(letters, letter_bytes))
@@ -394,7 +434,8 @@ impl Reader {
         let found = ObjectRead { read: events, ..ObjectRead::default() };
         let slices: Vec<Slice> =
             (0..).zip(slices).map(|(number, slice)| Slice { id: SliceId { run, number }, ..slice.clone() }).collect();
-        let manifest = Manifest::new(run, name, found, u32::try_from(slices.len()).unwrap_or(u32::MAX), started_at);
+        let number = u32::try_from(slices.len()).unwrap_or(u32::MAX);
+        let manifest = Manifest::new(run, name, found, number, &[], started_at);
         self.send(Message::Slices(slices))?;
         self.send(Message::Read(Box::new(manifest)))
     }
@@ -552,6 +593,9 @@ impl Waiting {
         for (reason, count) in &manifest.dead_letters {
             *balance.dead_letters.entry(reason.to_string()).or_default() += count;
         }
+        for (reason, count) in &manifest.beside_dead_letters {
+            *balance.beside.dead_letters.entry(reason.to_string()).or_default() += count;
+        }
         if 0 < manifest.slices {
             self.runs.push_back(manifest);
         }
@@ -590,14 +634,20 @@ impl Waiting {
         let before = self.acknowledged.remove(&manifest.run).unwrap_or_default();
         self.events -= sent - before;
         self.balance.write_units += acknowledged.units;
-        for slice in acknowledged.slices.into_values() {
-            self.balance.counted += slice.tally.counted;
-            self.balance.duplicates += slice.tally.duplicates;
-            self.balance.write_units += slice.units;
+        for (number, slice) in acknowledged.slices {
+            let balance = &mut self.balance;
+            let (counted, duplicates, dead_letters) = if manifest.beside_slices.contains(&number) {
+                let Besides { counted, duplicates, dead_letters } = &mut balance.beside;
+                (counted, duplicates, dead_letters)
+            } else {
+                (&mut balance.counted, &mut balance.duplicates, &mut balance.dead_letters)
+            };
+            *counted += slice.tally.counted;
+            *duplicates += slice.tally.duplicates;
             if 0 < slice.parked {
-                let parked = ingest::Reason::PartitionUntrusted.to_string();
-                *self.balance.dead_letters.entry(parked).or_default() += slice.parked;
+                *dead_letters.entry(Reason::PartitionUntrusted.to_string()).or_default() += slice.parked;
             }
+            balance.write_units += slice.units;
             self.go_through(slice.through);
         }
     }

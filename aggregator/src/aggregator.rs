@@ -197,6 +197,7 @@ impl<L: CommitLog> Aggregator<L> {
             .map(|(slice, _)| DeadLetter {
                 object: format!("slice:{}/{}", slice.id.run, slice.id.number),
                 offset: 0,
+                number: 0,
                 reason: Reason::PartitionUntrusted,
                 bytes: stream_format::encode(std::slice::from_ref(slice)),
                 is_whole: true,

@@ -46,6 +46,7 @@ impl Shard {
         DeadLetter {
             object: format!("stream:{}/{}/{}", self.stream, self.id, record.sequence_number),
             offset: 0,
+            number: 0,
             reason: Reason::SliceMalformed,
             bytes: record.body,
             is_whole: true,

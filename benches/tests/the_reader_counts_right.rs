@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use benches::cloudtrail::{Answer, Plan, Row};
-use ingest::{Timestamp, Verdict, read_object};
+use ingest::{NOTHING_DECLARED, Rules, Timestamp, Verdict, read_object};
 use serde::Deserialize;
 
 /// One file's part of `fixtures/cloudtrail/expected.json`.
@@ -48,7 +48,7 @@ fn outcome(name: &str, stored: impl Read, now: Timestamp) -> Outcome {
     let mut seen = BTreeSet::new();
     let mut rows: BTreeMap<_, u64> = BTreeMap::new();
     let mut duplicates = 0;
-    let found = read_object(name, stored, now, |judged| {
+    let found = read_object(name, stored, Rules { now, declared: &NOTHING_DECLARED }, |judged| {
         if let Verdict::Usage(event) = &judged.verdict {
             let (account, hour) = (event.account.to_string(), event.event_time.hour());
             if seen.insert((account.clone(), format!("{:?}", event.identity), hour)) {
@@ -116,17 +116,22 @@ fn generated_objects_give_the_generators_own_answer() {
     for k in 0..plan.file_count() {
         let mut text = String::new();
         plan.write_records(k, &mut text, &mut answer);
-        let found = read_object(&plan.log_object(k).key, text.as_bytes(), now, |judged| {
-            let Verdict::Usage(event) = &judged.verdict else { panic!("{:?}", judged.verdict) };
-            let (account, hour) = (event.account.to_string(), event.event_time.hour());
-            if seen.insert((account.clone(), format!("{:?}", event.identity))) {
-                let dimensions = (event.dimensions.region.to_string(), event.dimensions.category.to_string());
-                *rows.entry((account, hour.number(), dimensions)).or_default() += 1;
-            } else {
-                duplicates += 1;
-            }
-            Ok::<(), Infallible>(())
-        });
+        let found = read_object(
+            &plan.log_object(k).key,
+            text.as_bytes(),
+            Rules { now, declared: &NOTHING_DECLARED },
+            |judged| {
+                let Verdict::Usage(event) = &judged.verdict else { panic!("{:?}", judged.verdict) };
+                let (account, hour) = (event.account.to_string(), event.event_time.hour());
+                if seen.insert((account.clone(), format!("{:?}", event.identity))) {
+                    let dimensions = (event.dimensions.region.to_string(), event.dimensions.category.to_string());
+                    *rows.entry((account, hour.number(), dimensions)).or_default() += 1;
+                } else {
+                    duplicates += 1;
+                }
+                Ok::<(), Infallible>(())
+            },
+        );
         found.unwrap();
     }
     let named = |(row, n): (&Row, &u64)| {

@@ -5,8 +5,8 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use ingest::{
-    AccountId, Bucket, Dimensions, FactKey, FactValue, Identity, Meter, Packer, RunId, Slice, Statement, Timestamp,
-    UsageEvent, UsageFact, Verdict, kinesis, read_object, stream_format,
+    AccountId, Bucket, Dimensions, FactKey, FactValue, Identity, Meter, NOTHING_DECLARED, Packer, Rules, RunId, Slice,
+    Statement, Timestamp, UsageEvent, UsageFact, Verdict, kinesis, read_object, stream_format,
 };
 
 const DOCUMENT: &str = include_str!("../../docs/stream-format.md");
@@ -41,7 +41,7 @@ fn slices() -> Vec<Slice> {
     let mut packer = Packer::new(run);
     let mut slices = Vec::new();
     let object = block("Example", "json");
-    let read = read_object("object.json", object.as_bytes(), now, |judged| {
+    let read = read_object("object.json", object.as_bytes(), Rules { now, declared: &NOTHING_DECLARED }, |judged| {
         let Verdict::Usage(event) = judged.verdict else { panic!("{:?}", judged.verdict) };
         packer.add(event, &mut slices);
         Ok::<(), Infallible>(())

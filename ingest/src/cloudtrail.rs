@@ -3,32 +3,62 @@
 //! Field meanings: AWS CloudTrail User Guide, "CloudTrail record contents" (`eventTime` is in UTC, `recipientAccountId` is
 //! the account the event was delivered for, `eventCategory` is absent before version 1.07).
 
-use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::{AccountId, Dimensions, Identity, Meter, NotCanonical, NotCounted, Reason, Timestamp, UsageEvent, Verdict};
+use crate::json::Scalar;
+use crate::rules::{account_of, dimension, event_time};
+use crate::{AccountId, Dimensions, Identity, Meter, NotCanonical, Reason, Timestamp, UsageEvent};
 
-/// How far event time may lie ahead of the reader's clock, in seconds.
-const AHEAD_SECONDS_MAX: i64 = 3_600;
+/// One JSON value as far as CloudTrail goes.
+#[derive(Debug)]
+pub(crate) enum Reading<'a> {
+    /// An event, or why it cannot be counted.
+    Event(Result<Event<'a>, Reason>),
+    /// A digest file.
+    Digest,
+    /// JSON, and nothing of CloudTrail's.
+    Other,
+    /// No JSON.
+    Broken,
+}
 
-/// Judges one JSON value of a log object.
-///
-/// `object_account` is the account in the log object's name, `now` the reader's clock. Duplicate keys: the last counts.
-pub fn judge<'a>(record: &'a [u8], object_account: Option<AccountId>, now: Timestamp) -> Verdict<'a> {
+/// A CloudTrail event that can be counted.
+#[derive(Debug)]
+pub(crate) struct Event<'a> {
+    pub(crate) usage: UsageEvent<'a>,
+    pub(crate) consequence: Consequence,
+}
+
+/// What an event may say beside being one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Consequence {
+    None,
+    /// AWS Config logged a `PutEvaluations` call.
+    Evaluations,
+}
+
+/// Where an event's account may stand that has no `recipientAccountId`, before `userIdentity`.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Fallback<'a> {
+    /// The account of its EventBridge envelope.
+    pub(crate) envelope: Scalar<'a>,
+    /// The account in the log object's name.
+    pub(crate) object: Option<AccountId>,
+}
+
+/// Reads one JSON value. `now` is the reader's clock. Duplicate keys: the last counts.
+pub(crate) fn read<'a>(record: &'a [u8], fallback: &Fallback<'_>, now: Timestamp) -> Reading<'a> {
     let mut deserializer = serde_json::Deserializer::from_slice(record);
     let fields = match deserializer.deserialize_any(FieldsVisitor) {
         Ok(fields) if deserializer.end().is_ok() => fields,
-        _ => return Verdict::DeadLetter(Reason::BrokenJson),
+        _ => return Reading::Broken,
     };
     match fields {
-        Some(fields) if fields.is_digest() => Verdict::NotCounted(NotCounted::CloudTrailDigest),
-        Some(fields) if fields.is_event() => match event(record, fields, object_account, now) {
-            Ok(event) => Verdict::Usage(event),
-            Err(reason) => Verdict::DeadLetter(reason),
-        },
-        _ => Verdict::DeadLetter(Reason::NotRecognized),
+        Some(fields) if fields.is_digest() => Reading::Digest,
+        Some(fields) if fields.is_event() => Reading::Event(event(record, fields, fallback, now)),
+        _ => Reading::Other,
     }
 }
 
@@ -49,18 +79,11 @@ pub fn account_in_object_name(name: &str) -> Option<AccountId> {
 fn event<'a>(
     record: &'a [u8],
     fields: Fields<'a>,
-    object_account: Option<AccountId>,
+    fallback: &Fallback<'_>,
     now: Timestamp,
-) -> Result<UsageEvent<'a>, Reason> {
-    let account = account(&fields, object_account)?;
-    let event_time = match &fields.event_time {
-        Scalar::Absent => return Err(Reason::EventTimeMissing),
-        Scalar::Other => return Err(Reason::EventTimeMalformed),
-        Scalar::Text(text) => Timestamp::parse_declared_utc(text).map_err(|_| Reason::EventTimeMalformed)?,
-    };
-    if now.saturating_add_secs(AHEAD_SECONDS_MAX) < event_time {
-        return Err(Reason::EventTimeInFuture);
-    }
+) -> Result<Event<'a>, Reason> {
+    let account = account(&fields, fallback)?;
+    let event_time = event_time(&fields.event_time, now)?;
     let by_id = match &fields.event_id {
         Scalar::Text(id) => Identity::of_event_id(id),
         Scalar::Absent | Scalar::Other => None,
@@ -72,33 +95,21 @@ fn event<'a>(
             NotCanonical::TooDeep => Reason::NestedTooDeep,
         })?,
     };
+    let consequence = fields.consequence();
     let dimensions = Dimensions { region: dimension(fields.aws_region)?, category: dimension(fields.event_category)? };
-    Ok(UsageEvent { meter: Meter::CloudTrailEvents, account, identity, event_time, dimensions })
+    let usage = UsageEvent { meter: Meter::CloudTrailEvents, account, identity, event_time, dimensions };
+    Ok(Event { usage, consequence })
 }
 
-fn account(fields: &Fields<'_>, object_account: Option<AccountId>) -> Result<AccountId, Reason> {
-    let parse = |text: &str| AccountId::parse(text).map_err(|_| Reason::AccountMalformed);
-    match &fields.recipient_account_id {
-        Scalar::Text(text) if !text.is_empty() => return parse(text),
-        Scalar::Other => return Err(Reason::AccountMalformed),
-        Scalar::Text(_) | Scalar::Absent => {}
+fn account(fields: &Fields<'_>, fallback: &Fallback<'_>) -> Result<AccountId, Reason> {
+    for given in [&fields.recipient_account_id, &fallback.envelope] {
+        if !given.says_nothing() {
+            return account_of(given);
+        }
     }
-    if let Some(account) = object_account {
-        return Ok(account);
-    }
-    match &fields.user_account_id {
-        Scalar::Text(text) if !text.is_empty() => parse(text),
-        Scalar::Other => Err(Reason::AccountMalformed),
-        Scalar::Text(_) | Scalar::Absent => Err(Reason::AccountMissing),
-    }
-}
-
-fn dimension(value: Scalar<'_>) -> Result<Cow<'_, str>, Reason> {
-    match value {
-        Scalar::Text(text) if text.is_empty() => Ok(Cow::Borrowed(Dimensions::NONE)),
-        Scalar::Text(text) if !Dimensions::is_value(&text) => Err(Reason::DimensionMalformed),
-        Scalar::Text(text) => Ok(text),
-        Scalar::Absent | Scalar::Other => Ok(Cow::Borrowed(Dimensions::NONE)),
+    match fallback.object {
+        Some(account) => Ok(account),
+        None => account_of(&fields.user_account_id),
     }
 }
 
@@ -133,59 +144,13 @@ impl Fields<'_> {
         let is_insight = matches!(&self.event_category, Scalar::Text(category) if category == "Insight");
         !is_delivery && !self.in_envelope && (is_named || is_typed || is_insight)
     }
-}
 
-/// A field's value as far as counting cares: text, nothing, or something else.
-#[derive(Default)]
-enum Scalar<'a> {
-    #[default]
-    Absent,
-    Text(Cow<'a, str>),
-    Other,
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Scalar<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ScalarVisitor)
-    }
-}
-
-struct ScalarVisitor;
-
-impl<'de> Visitor<'de> for ScalarVisitor {
-    type Value = Scalar<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any JSON value")
-    }
-    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-        Ok(Scalar::Text(Cow::Borrowed(text)))
-    }
-    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Scalar::Text(Cow::Owned(text.to_owned())))
-    }
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(Scalar::Absent)
-    }
-    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(Scalar::Other)
-    }
-    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-        Ok(Scalar::Other)
-    }
-    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-        Ok(Scalar::Other)
-    }
-    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(Scalar::Other)
-    }
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Scalar::Other)
-    }
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Scalar::Other)
+    fn consequence(&self) -> Consequence {
+        if self.event_source.is("config.amazonaws.com") && self.event_name.is("PutEvaluations") {
+            Consequence::Evaluations
+        } else {
+            Consequence::None
+        }
     }
 }
 
@@ -355,17 +320,24 @@ mod tests {
         Timestamp::parse_rfc3339("2026-10-01T12:00:00Z").unwrap()
     }
 
+    fn read_with(record: &str, object: Option<AccountId>) -> Reading<'_> {
+        read(record.as_bytes(), &Fallback { envelope: Scalar::Absent, object }, now())
+    }
+
     #[track_caller]
     fn usage(record: &str) -> UsageEvent<'_> {
-        match judge(record.as_bytes(), None, now()) {
-            Verdict::Usage(event) => event,
+        match read_with(record, None) {
+            Reading::Event(Ok(event)) => event.usage,
             other => panic!("{other:?} for {record}"),
         }
     }
 
     #[track_caller]
     fn check_dead(record: &str, reason: Reason) {
-        assert_eq!(judge(record.as_bytes(), None, now()), Verdict::DeadLetter(reason), "{record}");
+        match read_with(record, None) {
+            Reading::Event(Err(found)) => assert_eq!(found, reason, "{record}"),
+            other => panic!("{other:?} for {record}"),
+        }
     }
 
     #[test]
@@ -387,8 +359,18 @@ mod tests {
             r#"{"eventName":"X","eventTime":"2026-10-01T11:00:00Z","userIdentity":{"accountId":"111111111111"}}"#;
         assert_eq!(usage(record).account.as_str(), "111111111111");
         let named = account_in_object_name("AWSLogs/2/222222222222_CloudTrail_us-east-1_20261001T1105Z_abc.json.gz");
-        let Verdict::Usage(event) = judge(record.as_bytes(), named, now()) else { panic!("not counted") };
-        assert_eq!(event.account.as_str(), "222222222222");
+        let Reading::Event(Ok(event)) = read_with(record, named) else { panic!("not counted") };
+        assert_eq!(event.usage.account.as_str(), "222222222222");
+        for (envelope, expected) in [
+            (Scalar::Text("333333333333".into()), Ok("333333333333")),
+            (Scalar::Text("".into()), Ok("222222222222")),
+            (Scalar::Text("3333".into()), Err(Reason::AccountMalformed)),
+            (Scalar::Other, Err(Reason::AccountMalformed)),
+        ] {
+            let fallback = Fallback { envelope, object: named };
+            let Reading::Event(event) = read(record.as_bytes(), &fallback, now()) else { panic!("no event") };
+            assert_eq!(event.map(|event| event.usage.account.to_string()), expected.map(str::to_owned));
+        }
         assert_eq!(account_in_object_name("222222222222_CloudTrail-Digest_us-east-1.json.gz"), None);
         assert_eq!(account_in_object_name("22222222222_CloudTrail_us-east-1.json.gz"), None);
     }
@@ -440,10 +422,10 @@ mod tests {
             r#"{"EventSource":"aws:sns","eventName":"x"}"#,
             r#"{"detail-type":"AWS API Call via CloudTrail","eventName":"x"}"#,
         ] {
-            check_dead(other, Reason::NotRecognized);
+            assert!(matches!(read_with(other, None), Reading::Other), "{other}");
         }
         for broken in ["{", r#"{"eventName":}"#, r#"{"a":1} x"#, "{'a':1}", r#"{"eventName":"X",}"#] {
-            check_dead(broken, Reason::BrokenJson);
+            assert!(matches!(read_with(broken, None), Reading::Broken), "{broken}");
         }
     }
 
@@ -481,6 +463,6 @@ mod tests {
             r#"{"eventCategory":"Insight","eventTime":"2026-10-01T11:00:00Z","recipientAccountId":"111111111111"}"#;
         assert_eq!(usage(insight).dimensions.category, "Insight");
         let digest = r#"{"awsAccountId":"1","digestStartTime":"2026-10-01T11:00:00Z","logFiles":[]}"#;
-        assert_eq!(judge(digest.as_bytes(), None, now()), Verdict::NotCounted(NotCounted::CloudTrailDigest));
+        assert!(matches!(read_with(digest, None), Reading::Digest));
     }
 }

@@ -27,6 +27,7 @@ const HEAD_ATTRIBUTES: &[&str] = &[
     "id",
     "object",
     "offset",
+    "number",
     "reason",
     "length",
     "excerpt",
@@ -45,8 +46,10 @@ const HEAD_ATTRIBUTES: &[&str] = &[
 pub struct DeadLetter {
     /// The object it came from.
     pub object: String,
-    /// Where it begins in the inflated object, in bytes.
+    /// Where it, or the outermost delivery that carried it, begins in the inflated object, in bytes.
     pub offset: u64,
+    /// Its number among the records that came out of what begins there, from 0.
+    pub number: u32,
     /// Why.
     pub reason: Reason,
     /// The record, or its beginning.
@@ -61,15 +64,17 @@ pub struct DeadLetter {
 
 impl DeadLetter {
     /// Names it by where it came from and what it is, so that reading the object again sets nothing aside twice: the first
-    /// 16 bytes of SHA-256 over object, offset and bytes, in hexadecimal.
+    /// 16 bytes of SHA-256 over object, offset, number (unless it is 0) and bytes, in hexadecimal.
     pub fn id(&self) -> String {
-        let hash = Sha256::new()
-            .chain_update(&self.object)
-            .chain_update([0])
-            .chain_update(self.offset.to_be_bytes())
-            .chain_update(&self.bytes)
-            .finalize();
-        hex::encode(&hash[..16])
+        let mut hash = Sha256::new();
+        hash.update(&self.object);
+        hash.update([0]);
+        hash.update(self.offset.to_be_bytes());
+        if 0 < self.number {
+            hash.update(self.number.to_be_bytes());
+        }
+        hash.update(&self.bytes);
+        hex::encode(&hash.finalize()[..16])
     }
 }
 
@@ -80,8 +85,10 @@ pub struct DeadLetterHead {
     pub id: String,
     /// The object it came from.
     pub object: String,
-    /// Where it begins in the inflated object, in bytes.
+    /// Where it, or the outermost delivery that carried it, begins in the inflated object, in bytes.
     pub offset: u64,
+    /// Its number among the records that came out of what begins there, from 0.
+    pub number: u32,
     /// Why it was set aside.
     pub reason: Reason,
     /// The first 512 bytes of what is kept of it.
@@ -164,6 +171,7 @@ impl DeadLetters {
         head.extend([
             ("object".to_owned(), AttributeValue::S(letter.object.clone())),
             ("offset".to_owned(), AttributeValue::N(letter.offset.to_string())),
+            ("number".to_owned(), AttributeValue::N(letter.number.to_string())),
             ("reason".to_owned(), AttributeValue::S(letter.reason.as_str().to_owned())),
             ("length".to_owned(), AttributeValue::N(letter.bytes.len().to_string())),
             ("excerpt".to_owned(), AttributeValue::B(Blob::new(&first[..first.len().min(EXCERPT_BYTES)]))),
@@ -217,7 +225,9 @@ impl DeadLetters {
                 None => break,
             }
         }
-        heads.sort_by(|a, b| (a.seen_at, &a.object, a.offset).cmp(&(b.seen_at, &b.object, b.offset)));
+        heads.sort_by(|a, b| {
+            (a.seen_at, &a.object, a.offset, a.number).cmp(&(b.seen_at, &b.object, b.offset, b.number))
+        });
         Ok(heads)
     }
 
@@ -230,12 +240,13 @@ impl DeadLetters {
         if dynamodb::number(first, "parts")? != parts.len() as u64 {
             return Err(ItemError { attribute: "parts" }.into());
         }
-        let DeadLetterHead { object, offset, reason, is_whole, seen_at, resolved_at, length, .. } = head(first)?;
+        let DeadLetterHead { object, offset, number, reason, is_whole, seen_at, resolved_at, length, .. } =
+            head(first)?;
         let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
         for part in &parts {
             bytes.extend_from_slice(dynamodb::bytes(part, "bytes")?);
         }
-        Ok(Some(DeadLetter { object, offset, reason, bytes, is_whole, seen_at, resolved_at }))
+        Ok(Some(DeadLetter { object, offset, number, reason, bytes, is_whole, seen_at, resolved_at }))
     }
 
     /// Every dead letter with all its bytes, resolved ones included, oldest first: for few of them.
@@ -317,6 +328,10 @@ fn head(item: &Item) -> Result<DeadLetterHead, ItemError> {
         id: dynamodb::text(item, "id")?.to_owned(),
         object: dynamodb::text(item, "object")?.to_owned(),
         offset: dynamodb::number(item, "offset")?,
+        number: match item.contains_key("number") {
+            true => u32::try_from(dynamodb::number(item, "number")?).map_err(|_| wrong("number"))?,
+            false => 0,
+        },
         reason: Reason::parse(dynamodb::text(item, "reason")?).ok_or(wrong("reason"))?,
         excerpt: dynamodb::bytes(item, "excerpt")?.to_vec(),
         length: dynamodb::number(item, "length")?,

@@ -37,6 +37,17 @@ impl Identity {
         Some(Self(*uuid.as_bytes()))
     }
 
+    /// The identity of an event that several fields tell apart: the first 16 bytes of SHA-256 over each part behind its
+    /// length in bytes (64 bits, big endian), so that no two lists of parts run together.
+    pub fn of_parts(parts: &[&[u8]]) -> Self {
+        let mut hash = Sha256::new();
+        for part in parts {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        Self(hash.finalize()[..16].try_into().expect("SHA-256 has 32 bytes"))
+    }
+
     /// The identity of an event without a usable id: the first 16 bytes of SHA-256 over its canonical form, so that
     /// events of different contents stay different and copies that differ in white space or key order do not.
     pub fn of_content(event: &[u8]) -> Result<Self, NotCanonical> {
@@ -200,6 +211,15 @@ mod tests {
         ] {
             assert_eq!(Identity::of_event_id(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn parts_never_run_together() {
+        let of = |parts: &[&str]| Identity::of_parts(&parts.iter().map(|part| part.as_bytes()).collect::<Vec<_>>());
+        assert_eq!(of(&["a"]).as_bytes(), &Sha256::digest(b"\0\0\0\0\0\0\0\x01a")[..16]);
+        let lists: [&[&str]; 6] = [&["ab", "c"], &["a", "bc"], &["abc"], &["", "abc"], &["abc", ""], &[]];
+        let different: std::collections::BTreeSet<_> = lists.iter().map(|list| of(list)).collect();
+        assert_eq!(different.len(), lists.len());
     }
 
     #[test]

@@ -8,12 +8,14 @@ use sha2::{Digest, Sha256};
 use crate::Reason;
 
 /// Inflated bytes that are never refused, whatever the ratio.
-const INFLATED_BYTES_FREE: u64 = 64 << 20;
+pub(crate) const INFLATED_BYTES_FREE: u64 = 64 << 20;
 /// Highest ratio of inflated to stored bytes beyond that. CloudTrail logs reach 10 to 30; deflate itself ends at 1,032.
-const INFLATE_RATIO_MAX: u64 = 400;
+pub(crate) const INFLATE_RATIO_MAX: u64 = 400;
 /// RFC 1952 section 2.3.1.
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const STORED_BUFFER_BYTES: usize = 128 << 10;
+/// The same for what is in memory already.
+const DELIVERY_BUFFER_BYTES: usize = 8 << 10;
 
 /// Why no more bytes come.
 #[derive(Debug)]
@@ -45,13 +47,22 @@ pub(crate) struct Stored {
 impl<R: Read> Inflate<R> {
     /// Detects gzip by its first two bytes.
     pub(crate) fn open(stored: R) -> Result<Self, io::Error> {
+        Self::open_with(stored, STORED_BUFFER_BYTES, u64::MAX)
+    }
+
+    /// The same for the content of a delivery, which is in memory; `inflated_bytes_max` bounds it beside its own size.
+    pub(crate) fn within(content: R, inflated_bytes_max: u64) -> Result<Self, io::Error> {
+        Self::open_with(content, DELIVERY_BUFFER_BYTES, inflated_bytes_max)
+    }
+
+    fn open_with(stored: R, buffer_bytes: usize, inflated_bytes_max: u64) -> Result<Self, io::Error> {
         let mut stored = Hashed::new(stored);
         // A store may hand out one byte at a time, so the two are read before anything is decided.
         let mut magic = Vec::with_capacity(2);
         stored.by_ref().take(2).read_to_end(&mut magic)?;
         let is_gzip = magic == GZIP_MAGIC;
-        let reader = BufReader::with_capacity(STORED_BUFFER_BYTES, Cursor::new(magic).chain(stored));
-        Ok(if is_gzip { Self::Gzip(Box::new(Gunzip::new(reader))) } else { Self::Plain(reader) })
+        let reader = BufReader::with_capacity(buffer_bytes, Cursor::new(magic).chain(stored));
+        Ok(if is_gzip { Self::Gzip(Box::new(Gunzip::new(reader, inflated_bytes_max))) } else { Self::Plain(reader) })
     }
 
     /// Reads some bytes; 0 at the end.
@@ -59,6 +70,14 @@ impl<R: Read> Inflate<R> {
         match self {
             Self::Plain(reader) => reader.read(buffer).map_err(InflateError::Io),
             Self::Gzip(gunzip) => gunzip.read(buffer),
+        }
+    }
+
+    /// Bytes that came out of gzip so far.
+    pub(crate) fn inflated_bytes(&self) -> u64 {
+        match self {
+            Self::Plain(_) => 0,
+            Self::Gzip(gunzip) => gunzip.inflated_bytes,
         }
     }
 
@@ -83,6 +102,8 @@ pub(crate) struct Gunzip<R> {
     /// A member has begun and not ended.
     in_member: bool,
     inflated_bytes: u64,
+    /// A limit of its own, whatever the stored size.
+    inflated_bytes_max: u64,
     /// What was inflated, hashed: digest files name log files by it.
     content: Sha256,
     /// What is wrong behind the bytes handed out.
@@ -92,9 +113,9 @@ pub(crate) struct Gunzip<R> {
 impl<R: Read> Gunzip<R> {
     const WINDOW_BITS: u8 = 15;
 
-    fn new(stored: StoredBytes<R>) -> Self {
+    fn new(stored: StoredBytes<R>, inflated_bytes_max: u64) -> Self {
         let inflate = Decompress::new_gzip(Self::WINDOW_BITS);
-        Self { stored, inflate, in_member: true, inflated_bytes: 0, content: Sha256::new(), fault: None }
+        Self { stored, inflate, in_member: true, inflated_bytes: 0, inflated_bytes_max, content: Sha256::new(), fault: None }
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, InflateError> {
@@ -128,7 +149,7 @@ impl<R: Read> Gunzip<R> {
             self.inflated_bytes += inflated as u64;
             self.content.update(&buffer[..inflated]);
             let allowed = self.stored.get_ref().get_ref().1.bytes * INFLATE_RATIO_MAX;
-            if allowed.max(INFLATED_BYTES_FREE) < self.inflated_bytes {
+            if allowed.max(INFLATED_BYTES_FREE).min(self.inflated_bytes_max) < self.inflated_bytes {
                 self.fault = Some(Reason::GzipBomb);
             } else if 0 < inflated {
                 return Ok(inflated);

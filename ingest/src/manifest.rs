@@ -1,6 +1,6 @@
 //! What one run read: the left side of the balance, written once its slices are on the stream.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::primitives::Blob;
@@ -53,21 +53,42 @@ pub struct Manifest {
     pub not_counted: BTreeMap<NotCounted, u64>,
     /// Dead letters, by reason.
     pub dead_letters: BTreeMap<Reason, u64>,
+    /// Set aside beside a verdict, by reason: no part of the balance.
+    pub beside_dead_letters: BTreeMap<Reason, u64>,
     /// SHA-256 of the object's content, inflated; `None` in what was written before this was kept.
     pub content_sha256: Option<[u8; 32]>,
     /// The earliest and the latest event time of its usage; `None` without usage.
     pub event_times: Option<(Timestamp, Timestamp)>,
     /// How many slices it sent; they are numbered from 0.
     pub slices: u32,
+    /// The numbers of those whose events go beside records: no part of the balance.
+    pub beside_slices: BTreeSet<u32>,
     /// When the reading began.
     pub started_at: Timestamp,
 }
 
 impl Manifest {
-    /// The manifest of a finished reading.
-    pub fn new(run: RunId, name: String, found: ObjectRead, slices: u32, started_at: Timestamp) -> Self {
-        let ObjectRead { read, not_counted, dead_letters, stored_bytes, sha256, content_sha256, event_times } = found;
+    /// The manifest of a finished reading that sent so many slices, these of them with events beside records.
+    pub fn new(
+        run: RunId,
+        name: String,
+        found: ObjectRead,
+        slices: u32,
+        beside_slices: &[u32],
+        started_at: Timestamp,
+    ) -> Self {
+        let ObjectRead {
+            read,
+            not_counted,
+            dead_letters,
+            beside_dead_letters,
+            stored_bytes,
+            sha256,
+            content_sha256,
+            event_times,
+        } = found;
         let object = ObjectVersion { name, sha256 };
+        let beside_slices = beside_slices.iter().copied().collect();
         let content_sha256 = Some(content_sha256);
         Self {
             run,
@@ -76,14 +97,16 @@ impl Manifest {
             read,
             not_counted,
             dead_letters,
+            beside_dead_letters,
             content_sha256,
             event_times,
             slices,
+            beside_slices,
             started_at,
         }
     }
 
-    /// Usage events sent: what counters and duplicates must add up to.
+    /// Records that became usage: what the counted and the duplicates of its slices, those beside left out, must add up to.
     pub fn usage_events(&self) -> u64 {
         self.read - self.not_counted.values().sum::<u64>() - self.dead_letters.values().sum::<u64>()
     }
@@ -170,7 +193,9 @@ fn item(manifest: &Manifest) -> Item {
         AttributeValue::M(counts.into_iter().map(|(name, count)| (name.to_owned(), number(count))).collect())
     };
     let not_counted = manifest.not_counted.iter().map(|(kind, count)| (kind.as_str(), *count)).collect();
-    let dead_letters = manifest.dead_letters.iter().map(|(reason, count)| (reason.as_str(), *count)).collect();
+    let by_reason = |letters: &BTreeMap<Reason, u64>| {
+        counts(letters.iter().map(|(reason, count)| (reason.as_str(), *count)).collect())
+    };
     let mut item = Item::from([
         ("object".to_owned(), AttributeValue::S(key(manifest.object.file_name()))),
         ("run".to_owned(), AttributeValue::B(Blob::new(manifest.run.as_bytes().as_slice()))),
@@ -179,7 +204,7 @@ fn item(manifest: &Manifest) -> Item {
         ("bytes".to_owned(), number(manifest.stored_bytes)),
         ("read".to_owned(), number(manifest.read)),
         ("not_counted".to_owned(), counts(not_counted)),
-        ("dead_letters".to_owned(), counts(dead_letters)),
+        ("dead_letters".to_owned(), by_reason(&manifest.dead_letters)),
         ("slices".to_owned(), number(manifest.slices.into())),
         ("started_at".to_owned(), AttributeValue::S(manifest.started_at.to_string())),
     ]);
@@ -189,6 +214,14 @@ fn item(manifest: &Manifest) -> Item {
     if let Some((first, last)) = manifest.event_times {
         item.insert("first_event_at".to_owned(), AttributeValue::S(first.to_string()));
         item.insert("last_event_at".to_owned(), AttributeValue::S(last.to_string()));
+    }
+    // Most objects have nothing beside; a set cannot be empty.
+    if !manifest.beside_dead_letters.is_empty() {
+        item.insert("beside_dead_letters".to_owned(), by_reason(&manifest.beside_dead_letters));
+    }
+    if !manifest.beside_slices.is_empty() {
+        let numbers = manifest.beside_slices.iter().map(u32::to_string).collect();
+        item.insert("beside_slices".to_owned(), AttributeValue::Ns(numbers));
     }
     item
 }
@@ -206,6 +239,17 @@ fn manifest(item: &Item) -> Result<Manifest, ItemError> {
     let time = |attribute| Timestamp::parse_rfc3339(dynamodb::text(item, attribute)?).map_err(|_| wrong(attribute));
     let has_times = item.contains_key("first_event_at");
     let event_times = has_times.then(|| Ok((time("first_event_at")?, time("last_event_at")?))).transpose()?;
+    let by_reason = |attribute: &'static str| -> Result<BTreeMap<Reason, u64>, ItemError> {
+        let counts = counts(attribute)?.into_iter();
+        counts.map(|(name, count)| Ok((Reason::parse(&name).ok_or(wrong(attribute))?, count))).collect()
+    };
+    let beside_slices = match item.get("beside_slices") {
+        None => Some(BTreeSet::new()),
+        Some(numbers) => {
+            let numbers = numbers.as_ns().ok();
+            numbers.and_then(|numbers| numbers.iter().map(|number| number.parse().ok()).collect())
+        }
+    };
     Ok(Manifest {
         run: RunId::from_bytes(dynamodb::bytes(item, "run")?.try_into().map_err(|_| wrong("run"))?),
         object: ObjectVersion { name: dynamodb::text(item, "name")?.to_owned(), sha256: hash("sha256")? },
@@ -215,10 +259,12 @@ fn manifest(item: &Item) -> Result<Manifest, ItemError> {
             .into_iter()
             .map(|(name, count)| Ok((NotCounted::parse(&name).ok_or(wrong("not_counted"))?, count)))
             .collect::<Result<_, _>>()?,
-        dead_letters: counts("dead_letters")?
-            .into_iter()
-            .map(|(name, count)| Ok((Reason::parse(&name).ok_or(wrong("dead_letters"))?, count)))
-            .collect::<Result<_, _>>()?,
+        dead_letters: by_reason("dead_letters")?,
+        beside_dead_letters: match item.contains_key("beside_dead_letters") {
+            true => by_reason("beside_dead_letters")?,
+            false => BTreeMap::new(),
+        },
+        beside_slices: beside_slices.ok_or(wrong("beside_slices"))?,
         slices: u32::try_from(dynamodb::number(item, "slices")?).map_err(|_| wrong("slices"))?,
         content_sha256: item.contains_key("content_sha256").then(|| hash("content_sha256")).transpose()?,
         event_times,

@@ -5,19 +5,24 @@ use std::io::{self, Read};
 
 use thiserror::Error;
 
+use crate::front_door::FrontDoor;
 use crate::inflate::Inflate;
-use crate::records::{Piece, Records};
-use crate::{NotCounted, Reason, Timestamp, Verdict, cloudtrail};
+use crate::records::Records;
+use crate::{Beside, NotCounted, Reason, Rules, Timestamp, Verdict, cloudtrail};
 
 /// One record of a source object, judged.
 #[derive(Debug)]
 pub struct Judged<'a> {
     /// What it turned out to be.
     pub verdict: Verdict<'a>,
-    /// Its bytes, or their beginning.
+    /// What it says beside; no part of the balance.
+    pub beside: Vec<Beside<'a>>,
+    /// What a dead letter keeps: the record, or the delivery that carries it; or the beginning of it.
     pub bytes: &'a [u8],
-    /// Where it begins in the inflated object, in bytes.
+    /// Where it, or the outermost delivery that carries it, begins in the inflated object, in bytes.
     pub offset: u64,
+    /// Its number among the records that came out of what begins there, from 0.
+    pub number: u32,
     /// Whether `bytes` is all of it. Otherwise a replay needs the object itself.
     pub is_whole: bool,
 }
@@ -31,6 +36,8 @@ pub struct ObjectRead {
     pub not_counted: BTreeMap<NotCounted, u64>,
     /// Set aside, by reason.
     pub dead_letters: BTreeMap<Reason, u64>,
+    /// Set aside beside a verdict, by reason: no part of the balance.
+    pub beside_dead_letters: BTreeMap<Reason, u64>,
     /// Bytes of the object as stored.
     pub stored_bytes: u64,
     /// SHA-256 of the object as stored.
@@ -42,6 +49,25 @@ pub struct ObjectRead {
 }
 
 impl ObjectRead {
+    fn add(&mut self, judged: &Judged<'_>) {
+        self.read += 1;
+        match &judged.verdict {
+            Verdict::Usage(event) => self.saw(event.event_time),
+            Verdict::Facts(statement) => {
+                let event = statement.event().map(|event| event.event_time);
+                event.into_iter().chain(statement.facts().iter().map(|fact| fact.key.time)).for_each(|at| self.saw(at));
+            }
+            Verdict::NotCounted(kind) => *self.not_counted.entry(*kind).or_default() += 1,
+            Verdict::DeadLetter(reason) => *self.dead_letters.entry(*reason).or_default() += 1,
+        }
+        for beside in &judged.beside {
+            match beside {
+                Beside::Usage(event) => self.saw(event.event_time),
+                Beside::DeadLetter(reason) => *self.beside_dead_letters.entry(*reason).or_default() += 1,
+            }
+        }
+    }
+
     fn saw(&mut self, event_time: Timestamp) {
         let (first, last) = self.event_times.unwrap_or((event_time, event_time));
         self.event_times = Some((first.min(event_time), last.max(event_time)));
@@ -65,32 +91,18 @@ pub enum ReadError<E> {
 pub fn read_object<E>(
     name: &str,
     stored: impl Read,
-    now: Timestamp,
+    rules: Rules<'_>,
     mut each: impl FnMut(Judged<'_>) -> Result<(), E>,
 ) -> Result<ObjectRead, ReadError<E>> {
     let object_account = cloudtrail::account_in_object_name(name);
     let mut records = Records::new(Inflate::open(stored).map_err(ReadError::Store)?);
     let mut found = ObjectRead::default();
+    let mut door = FrontDoor::new(rules, object_account, |judged: Judged<'_>| {
+        found.add(&judged);
+        each(judged)
+    });
     while let Some(piece) = records.next().map_err(ReadError::Store)? {
-        let judged = match piece {
-            Piece::Record { bytes, offset } => {
-                Judged { verdict: cloudtrail::judge(bytes, object_account, now), bytes, offset, is_whole: true }
-            }
-            Piece::Broken { reason, bytes, offset, is_whole } => {
-                Judged { verdict: Verdict::DeadLetter(reason), bytes, offset, is_whole }
-            }
-        };
-        found.read += 1;
-        match &judged.verdict {
-            Verdict::Usage(event) => found.saw(event.event_time),
-            Verdict::Facts(statement) => {
-                statement.event().into_iter().for_each(|event| found.saw(event.event_time));
-                statement.facts().iter().for_each(|fact| found.saw(fact.key.time));
-            }
-            Verdict::NotCounted(kind) => *found.not_counted.entry(*kind).or_default() += 1,
-            Verdict::DeadLetter(reason) => *found.dead_letters.entry(*reason).or_default() += 1,
-        }
-        each(judged).map_err(ReadError::Sink)?;
+        door.piece(piece).map_err(ReadError::Sink)?;
     }
     let stored = records.finish().map_err(ReadError::Store)?;
     (found.stored_bytes, found.sha256) = (stored.bytes, stored.sha256);
@@ -112,6 +124,7 @@ mod tests {
     use sha2::{Digest, Sha256};
 
     use super::*;
+    use crate::NOTHING_DECLARED;
 
     /// A store that hands out chunks of these sizes, over and over.
     struct Chunks<'a> {
@@ -133,7 +146,8 @@ mod tests {
         let now = Timestamp::parse_rfc3339("2026-11-01T00:00:00Z").unwrap();
         let mut handed_on = Vec::new();
         let store = Chunks { stored, sizes: sizes.iter().cycle() };
-        let found = read_object("123456789012_CloudTrail_x.json", store, now, |judged| {
+        let rules = Rules { now, declared: &NOTHING_DECLARED };
+        let found = read_object("123456789012_CloudTrail_x.json", store, rules, |judged| {
             handed_on.push(format!("{judged:?}"));
             Ok::<_, Infallible>(())
         });

@@ -17,6 +17,8 @@ pub(crate) const NESTING_MAX: u32 = 100;
 /// How much of something too large, or without end, is kept to look at.
 const EXCERPT_BYTES: usize = 64 << 10;
 const READ_BYTES: usize = 256 << 10;
+/// The same for the content of a delivery, of which there may be thousands in a batch.
+const DELIVERY_READ_BYTES: usize = 16 << 10;
 
 /// A piece of a source object.
 #[derive(Debug, PartialEq, Eq)]
@@ -80,6 +82,16 @@ impl<R: Read> Records<R> {
             #[cfg(test)]
             work_bytes: 0,
         }
+    }
+
+    /// The same for the content of a delivery, which is in memory.
+    pub(crate) fn of_delivery(input: Inflate<R>) -> Self {
+        Self { read_bytes: DELIVERY_READ_BYTES, ..Self::new(input) }
+    }
+
+    /// Bytes that came out of gzip so far.
+    pub(crate) fn inflated_bytes(&self) -> u64 {
+        self.input.inflated_bytes()
     }
 
     /// What the object is, as stored; reads it to its end.

@@ -184,7 +184,17 @@ pub struct Packer {
     run: RunId,
     next_number: u32,
     pending_events: usize,
-    pending: BTreeMap<(Bucket, Window), Pending>,
+    pending: BTreeMap<(Bucket, Window, Part), Pending>,
+    beside: Vec<u32>,
+}
+
+/// Which part of its record an event is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Part {
+    /// It stands for the record in the balance.
+    Record,
+    /// It goes beside what stands for the record.
+    Beside,
 }
 
 #[derive(Default)]
@@ -201,7 +211,7 @@ impl Packer {
 
     /// A packer for one run.
     pub fn new(run: RunId) -> Self {
-        Self { run, next_number: 0, pending_events: 0, pending: BTreeMap::new() }
+        Self { run, next_number: 0, pending_events: 0, pending: BTreeMap::new(), beside: Vec::new() }
     }
 
     /// Slices handed out so far.
@@ -209,9 +219,23 @@ impl Packer {
         self.next_number
     }
 
+    /// The numbers of slices handed out whose events go beside records: what becomes of them is no part of the balance.
+    pub fn beside_slices(&self) -> &[u32] {
+        &self.beside
+    }
+
     /// Adds one event; full slices go to `full`.
     pub fn add(&mut self, event: UsageEvent<'_>, full: &mut Vec<Slice>) {
-        let place = (event.account.bucket(), Window::Hour(event.event_time.hour()));
+        self.add_as(Part::Record, event, full);
+    }
+
+    /// Adds an event that its record says beside; full slices go to `full`. Such events have slices of their own.
+    pub fn add_beside(&mut self, event: UsageEvent<'_>, full: &mut Vec<Slice>) {
+        self.add_as(Part::Beside, event, full);
+    }
+
+    fn add_as(&mut self, part: Part, event: UsageEvent<'_>, full: &mut Vec<Slice>) {
+        let place = (event.account.bucket(), Window::Hour(event.event_time.hour()), part);
         self.pending.entry(place).or_default().add(event);
         self.added(place, full);
     }
@@ -224,7 +248,7 @@ impl Packer {
             self.add(event, full);
         }
         for fact in facts {
-            let place = (fact.key.account.bucket(), Window::Day(fact.day()));
+            let place = (fact.key.account.bucket(), Window::Day(fact.day()), Part::Record);
             let pending = self.pending.entry(place).or_default();
             pending.facts.push(SliceFact { fact: fact.into_owned(), is_primary });
             pending.events += 1;
@@ -234,7 +258,7 @@ impl Packer {
     }
 
     /// Lets go of what is full after something was added there.
-    fn added(&mut self, place: (Bucket, Window), full: &mut Vec<Slice>) {
+    fn added(&mut self, place: (Bucket, Window, Part), full: &mut Vec<Slice>) {
         self.pending_events += 1;
         let is_full = self.pending.get(&place).is_some_and(Pending::is_full);
         if is_full {
@@ -253,8 +277,11 @@ impl Packer {
         pending.into_iter().map(|(place, pending)| self.slice(place, pending)).collect()
     }
 
-    fn slice(&mut self, (bucket, window): (Bucket, Window), pending: Pending) -> Slice {
+    fn slice(&mut self, (bucket, window, part): (Bucket, Window, Part), pending: Pending) -> Slice {
         let id = SliceId { run: self.run, number: self.next_number };
+        if part == Part::Beside {
+            self.beside.push(id.number);
+        }
         self.next_number += 1;
         let Pending { mut groups, mut facts, .. } = pending;
         match window {
@@ -319,14 +346,15 @@ mod tests {
     proptest! {
         #[test]
         fn packing_loses_nothing_and_puts_every_event_in_its_place(
-            events in prop::collection::vec((0..5_u8, 0..4_u8, 0..3_u8, any::<u8>()), 0..400),
+            events in prop::collection::vec((0..5_u8, 0..4_u8, 0..3_u8, any::<u8>(), any::<bool>()), 0..400),
         ) {
             let mut packer = Packer::new(RunId::from_bytes([7; 16]));
             let mut slices = Vec::new();
             let mut expected = BTreeMap::<_, usize>::new();
-            for &(account, hour, region, identity) in &events {
-                *expected.entry((account, hour, region, identity)).or_default() += 1;
-                packer.add(event(account, hour, region, identity), &mut slices);
+            for &(account, hour, region, identity, is_beside) in &events {
+                *expected.entry((account, hour, region, identity, is_beside)).or_default() += 1;
+                let event = event(account, hour, region, identity);
+                if is_beside { packer.add_beside(event, &mut slices) } else { packer.add(event, &mut slices) }
             }
             slices.extend(packer.flush());
             let mut packed = BTreeMap::<_, usize>::new();
@@ -340,7 +368,8 @@ mod tests {
                         let account = group.counter.account.as_str().parse::<u8>().unwrap();
                         let region = group.counter.dimensions.region[1..].parse::<u8>().unwrap();
                         let hour = u8::try_from(hour.number()).unwrap();
-                        *packed.entry((account, hour, region, identity.as_bytes()[0])).or_default() += 1;
+                        let is_beside = packer.beside_slices().contains(&slice.id.number);
+                        *packed.entry((account, hour, region, identity.as_bytes()[0], is_beside)).or_default() += 1;
                     }
                 }
             }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::{UsageEvent, UsageFact};
 
-/// What a source record turned out to be. Every record read is exactly one of these.
+/// What a source record turned out to be. Every record read is exactly one of these, and the balance is made of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict<'a> {
     /// It counts, unless it is a duplicate.
@@ -64,40 +64,60 @@ impl<'a> Verdict<'a> {
     }
 }
 
-/// Kinds of records that are understood and not usage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum NotCounted {
-    /// A CloudTrail digest file: it lists log objects and is no event.
-    CloudTrailDigest,
-    /// A notice of a new object: what the object holds counts.
-    ObjectNotice,
-    /// What S3 sends when notices are set up.
-    S3TestEvent,
-    /// A notice of anything but a new object: a removal, a restore, a tag.
-    S3OtherNotice,
-    /// A topic asks whether it may send.
-    SnsConfirmation,
+/// What a record says beside its verdict; it takes no part in the balance of records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Beside<'a> {
+    /// A further usage event, of another meter than the record's own.
+    Usage(UsageEvent<'a>),
+    /// Something beside the verdict cannot be read: the record is kept as a dead letter for it, although it has its verdict.
+    DeadLetter(Reason),
+}
+
+macro_rules! kinds {
+    ($($variant:ident $name:literal $meaning:literal,)+) => {
+        /// Kinds of records that are understood and not usage.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum NotCounted {
+            $(#[doc = $meaning] $variant,)+
+        }
+
+        impl NotCounted {
+            /// Every kind.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The name used in balances and manifests.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+
+            /// What such a record is.
+            pub fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => $meaning,)+ }
+            }
+        }
+    };
+}
+
+kinds! {
+    CloudTrailDigest "cloudtrail_digest" "A CloudTrail digest file: it lists log objects and is no event.",
+    CloudWatchLogsControl "cloudwatch_logs_control" "A control message by which CloudWatch Logs tries whether a subscription's destination answers.",
+    ConfigItem "config_item" "An AWS Config configuration item, or the notice of one: what a resource was like, and no evaluation of a rule.",
+    ConfigNotice "config_notice" "An AWS Config notice about compliance, a delivery or a re-evaluation: evaluations are counted from their declared source.",
+    EmptyDelivery "empty_delivery" "A delivery with nothing in it.",
+    GuardDutyNotice "guardduty_notice" "A GuardDuty event about coverage or a malware scan: it is no finding.",
+    NotTheDeclaredSource "not_the_declared_source" "Usage of a meter that is counted from another source, as declared.",
+    ObjectNotice "object_notice" "A notice of a new object: what the object holds counts.",
+    OtherEvent "other_event" "An EventBridge event of an AWS service that no meter counts.",
+    S3OtherNotice "s3_other_notice" "A notice of anything but a new object: a removal, a restore, a tag.",
+    S3TestEvent "s3_test_event" "What S3 sends when notices are set up.",
+    SecurityHubInsight "security_hub_insight" "The results of a Security Hub insight: sums over findings, and no findings.",
+    SnsConfirmation "sns_confirmation" "A topic asks whether it may send.",
 }
 
 impl NotCounted {
-    /// Every kind.
-    pub const ALL: &'static [Self] =
-        &[Self::CloudTrailDigest, Self::ObjectNotice, Self::S3TestEvent, Self::S3OtherNotice, Self::SnsConfirmation];
-
     /// Reads a kind's name.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|kind| kind.as_str() == name)
-    }
-
-    /// The name used in balances and manifests.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::CloudTrailDigest => "cloudtrail_digest",
-            Self::ObjectNotice => "object_notice",
-            Self::S3TestEvent => "s3_test_event",
-            Self::S3OtherNotice => "s3_other_notice",
-            Self::SnsConfirmation => "sns_confirmation",
-        }
     }
 }
 
@@ -142,12 +162,20 @@ reasons! {
     GzipCorrupt "gzip_corrupt" "The gzip stream is damaged; fetch the object again and replay.",
     GzipTruncated "gzip_truncated" "The gzip stream ends early; fetch the object again and replay.",
     GzipBomb "gzip_bomb" "The object inflates beyond any log (over 64 MiB and 400 times its size); look at the object.",
+    PayloadMalformed "payload_malformed" "What a delivery carries is missing or not base64; look at its producer, then replay.",
+    WrappedTooDeep "wrapped_too_deep" "One delivery is wrapped in more than 8 others; unwrap it, then replay.",
+    DetailMissing "detail_missing" "The EventBridge event has no detail, or an empty one; send it again from its source.",
     AccountMissing "account_missing" "No account in the event or in the object's name; replay under the delivered object name.",
     AccountMalformed "account_malformed" "The account is not a string of 12 digits; correct the source and replay.",
-    EventTimeMissing "event_time_missing" "The event has no eventTime; correct the source and replay.",
-    EventTimeMalformed "event_time_malformed" "eventTime is no UTC instant such as 2026-10-01T12:00:00Z; correct the source and replay.",
-    EventTimeInFuture "event_time_in_future" "eventTime lies more than one hour ahead; check the source's clock, or replay later.",
-    DimensionMalformed "dimension_malformed" "awsRegion or eventCategory is longer than 64 bytes or has control characters; correct the source and replay.",
+    EventTimeMissing "event_time_missing" "The record does not say when it happened; correct the source and replay.",
+    EventTimeMalformed "event_time_malformed" "The event time is no UTC instant such as 2026-10-01T12:00:00Z; correct the source and replay.",
+    EventTimeInFuture "event_time_in_future" "The event time lies more than one hour ahead; check the source's clock, or replay later.",
+    DimensionMalformed "dimension_malformed" "The Region or category is longer than 64 bytes or has control characters; correct the source and replay.",
+    FindingIdMissing "finding_id_missing" "The finding has no id; correct the source and replay.",
+    RuleMissing "rule_missing" "The rule invocation does not name its rule; replay the whole event that the rule's function received.",
+    ResourceMissing "resource_missing" "The rule invocation does not name the resource; replay the whole event that the rule's function received.",
+    InvokingEventMalformed "invoking_event_malformed" "invokingEvent is not the JSON text of a known message type; replay the whole event that the rule's function received.",
+    EvaluationsMalformed "evaluations_malformed" "PutEvaluations is the declared source and this call's evaluations cannot be read; dismiss it, or replay the event with its requestParameters.",
     MeterUnknown "meter_unknown" "No meter has this name; define it with `securebase meters define`, then replay.",
     FactMalformed "fact_malformed" "Its value, resource or time is not what its meter takes; correct the source and replay.",
     NoticeMalformed "notice_malformed" "The notice names no readable bucket and key, or wraps too deep; find its sender, or replay the object itself.",

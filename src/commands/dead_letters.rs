@@ -3,18 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use ingest::dead_letter::{DeadLetter, DeadLetterHead};
-use ingest::{Judged, Reason, Verdict, cloudtrail, read_object, stream_format};
+use ingest::{Beside, Declarations, Judged, Reason, Rules, Verdict, read_object, stream_format};
+use serde::de::IgnoredAny;
 use serde_json::json;
 
 use crate::cli::{self, Global};
 use crate::platform::{Platform, Work};
 use crate::replay::{Balance, Replay, Source};
 use crate::stores::Stores;
-use crate::{edge, print};
+use crate::{declared, edge, print};
 
 /// Bytes of dead letters that are counted together.
 const TOGETHER_BYTES_MAX: usize = 32 << 20;
@@ -70,18 +73,17 @@ fn row(letter: &DeadLetterHead) -> Vec<String> {
 
 /// What a second look at a dead letter says.
 enum SecondLook {
-    /// It can be counted by reading this.
+    /// Reading this again puts it right.
     Read(Source),
-    /// It is understood now, and not usage.
-    NotCounted,
     /// It is as before.
     StillDead(Reason),
 }
 
 async fn replay(global: &Global, ids: Vec<String>) -> anyhow::Result<ExitCode> {
+    let declared = declared::load(global)?;
     let platform = Platform::open(global, Work::Stores).await?;
     let (balance, resolved, still_dead) =
-        super::with_platform(platform, |stores| async move { replay_with(&stores, &ids).await }).await?;
+        super::with_platform(platform, |stores| async move { replay_with(&stores, &ids, declared).await }).await?;
     if global.json {
         let mut answer = serde_json::to_value(&balance)?;
         answer["resolved"] = json!(resolved);
@@ -100,7 +102,11 @@ async fn replay(global: &Global, ids: Vec<String>) -> anyhow::Result<ExitCode> {
 
 type StillDead = BTreeMap<String, u64>;
 
-async fn replay_with(stores: &Stores, ids: &[String]) -> anyhow::Result<(Balance, u64, StillDead)> {
+async fn replay_with(
+    stores: &Stores,
+    ids: &[String],
+    declared: Arc<Declarations>,
+) -> anyhow::Result<(Balance, u64, StillDead)> {
     let store = stores.dead_letters();
     let mut open = store.heads().await?;
     open.retain(|letter| letter.resolved_at.is_none());
@@ -108,7 +114,7 @@ async fn replay_with(stores: &Stores, ids: &[String]) -> anyhow::Result<(Balance
         let is_open = open.iter().any(|letter| letter.id == *id);
         anyhow::ensure!(is_open, "there is no open dead letter {id}; see securebase dead-letters list");
     }
-    let mut again = Again::default();
+    let mut again = Again::new(declared);
     for head in open.iter().filter(|letter| ids.is_empty() || ids.contains(&letter.id)) {
         // Gone or resolved by another replay in between: nothing is left to do.
         let Some(letter) = store.load(&head.id).await? else { continue };
@@ -122,8 +128,8 @@ async fn replay_with(stores: &Stores, ids: &[String]) -> anyhow::Result<(Balance
 }
 
 /// Dead letters looked at again, some of them waiting to be counted together.
-#[derive(Default)]
 struct Again {
+    declared: Arc<Declarations>,
     sources: Vec<Source>,
     bytes: usize,
     /// The letters that are put right once the sources are counted.
@@ -136,13 +142,25 @@ struct Again {
 }
 
 impl Again {
+    fn new(declared: Arc<Declarations>) -> Self {
+        Self {
+            declared,
+            sources: Vec::new(),
+            bytes: 0,
+            waiting: Vec::new(),
+            objects: BTreeSet::new(),
+            balance: Balance::default(),
+            resolved: 0,
+            still_dead: StillDead::new(),
+        }
+    }
+
     fn look_at(&mut self, id: &str, letter: &DeadLetter) -> anyhow::Result<()> {
-        match second_look(letter)? {
+        match second_look(letter, &self.declared)? {
             SecondLook::StillDead(reason) => {
                 *self.still_dead.entry(reason.to_string()).or_default() += 1;
                 return Ok(());
             }
-            SecondLook::NotCounted => {}
             SecondLook::Read(Source::File(path)) => {
                 if self.objects.insert(path.clone()) {
                     self.sources.push(Source::File(path));
@@ -160,7 +178,7 @@ impl Again {
     async fn count(&mut self, stores: &Stores) -> anyhow::Result<()> {
         self.bytes = 0;
         let sources = std::mem::take(&mut self.sources);
-        self.balance.add(Replay { stores, resume: false }.run(sources).await?);
+        self.balance.add(Replay { stores, resume: false, declared: self.declared.clone() }.run(sources).await?);
         // Only now: a kill in between leaves them open, and another replay counts nothing twice.
         for id in self.waiting.drain(..) {
             stores.dead_letters().resolve(&id, edge::now()).await?;
@@ -170,7 +188,7 @@ impl Again {
     }
 }
 
-fn second_look(letter: &DeadLetter) -> anyhow::Result<SecondLook> {
+fn second_look(letter: &DeadLetter, declared: &Declarations) -> anyhow::Result<SecondLook> {
     if matches!(letter.reason, Reason::SliceMalformed | Reason::PartitionUntrusted) {
         return Ok(match stream_format::decode(&letter.bytes) {
             Ok(slices) => SecondLook::Read(Source::Slices { name: letter.object.clone(), slices }),
@@ -178,32 +196,57 @@ fn second_look(letter: &DeadLetter) -> anyhow::Result<SecondLook> {
         });
     }
     if !letter.is_whole {
-        return look_at_object(letter);
+        return look_at_object(letter, declared);
     }
-    let account = cloudtrail::account_in_object_name(&letter.object);
-    Ok(match cloudtrail::judge(&letter.bytes, account, edge::now()) {
-        Verdict::DeadLetter(reason) => SecondLook::StillDead(reason),
-        Verdict::NotCounted(_) => SecondLook::NotCounted,
-        Verdict::Usage(_) | Verdict::Facts(_) => {
-            // As the only element of an array: a record alone may be read as lines.
-            let bytes = [b"[", letter.bytes.as_slice(), b"]"].concat();
-            SecondLook::Read(Source::Kept { name: letter.object.clone(), bytes })
-        }
+    if serde_json::from_slice::<IgnoredAny>(&letter.bytes).is_err() {
+        return Ok(SecondLook::StillDead(letter.reason));
+    }
+    // As the only element of an array: a record alone may be read as lines.
+    let bytes = [b"[", letter.bytes.as_slice(), b"]"].concat();
+    // Looked at again it is no nearer to its object, so only its bytes can tell whether it is the same.
+    let found = found_again(letter, bytes.as_slice(), declared, |found, _, _| found == letter.bytes)?;
+    Ok(match found {
+        Some(reason) => SecondLook::StillDead(reason),
+        None => SecondLook::Read(Source::Kept { name: letter.object.clone(), bytes }),
     })
 }
 
 /// A piece that was not kept whole is put right when its object, read again, no longer has it.
-fn look_at_object(letter: &DeadLetter) -> anyhow::Result<SecondLook> {
+fn look_at_object(letter: &DeadLetter, declared: &Declarations) -> anyhow::Result<SecondLook> {
     let path = Path::new(&letter.object);
     let Ok(file) = File::open(path) else { return Ok(SecondLook::StillDead(letter.reason)) };
-    let mut found_again = false;
     let id = letter.id();
-    read_object(&letter.object, file, edge::now(), |judged: Judged<'_>| {
-        if let Verdict::DeadLetter(reason) = judged.verdict {
-            let again = DeadLetter { reason, bytes: judged.bytes.to_vec(), offset: judged.offset, ..letter.clone() };
-            found_again |= again.id() == id;
+    let found = found_again(letter, file, declared, |found, offset, number| {
+        DeadLetter { bytes: found.to_vec(), offset, number, ..letter.clone() }.id() == id
+    })?;
+    Ok(match found {
+        Some(reason) => SecondLook::StillDead(reason),
+        None => SecondLook::Read(Source::File(path.to_owned())),
+    })
+}
+
+/// Reads content as the letter's object would be read now: the reason why a record that `is_same` is a dead letter again, for
+/// all of it or for a part beside its verdict.
+fn found_again(
+    letter: &DeadLetter,
+    content: impl io::Read,
+    declared: &Declarations,
+    is_same: impl Fn(&[u8], u64, u32) -> bool,
+) -> anyhow::Result<Option<Reason>> {
+    let mut again = None;
+    read_object(&letter.object, content, Rules { now: edge::now(), declared }, |judged: Judged<'_>| {
+        let beside = judged.beside.iter().find_map(|beside| match beside {
+            Beside::DeadLetter(reason) => Some(*reason),
+            Beside::Usage(_) => None,
+        });
+        let reason = match judged.verdict {
+            Verdict::DeadLetter(reason) => Some(reason),
+            Verdict::Usage(_) | Verdict::Facts(_) | Verdict::NotCounted(_) => beside,
+        };
+        if reason.is_some() && is_same(judged.bytes, judged.offset, judged.number) {
+            again = reason;
         }
         Ok::<_, Infallible>(())
     })?;
-    Ok(if found_again { SecondLook::StillDead(letter.reason) } else { SecondLook::Read(Source::File(path.to_owned())) })
+    Ok(again)
 }

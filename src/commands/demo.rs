@@ -18,7 +18,7 @@ use crate::cli::{self, Global, StoresChoice};
 use crate::platform::{Platform, Work};
 use crate::replay::{Replay, Source, expand};
 use crate::stores::{Role, Stores};
-use crate::{edge, print};
+use crate::{declared, edge, print};
 
 /// The customers of the demo: id, name, tier, address.
 const CUSTOMERS: [(&str, &str, &str, &str); 3] = [
@@ -82,7 +82,7 @@ async fn chain(global: &Global, arguments: &cli::Demo, platform: &Platform) -> a
     print::line(&format!("Replaying {}", logs.display()));
     let files = expand(&[logs.to_string_lossy().into_owned()])?;
     let sources = files.into_iter().map(Source::File).collect();
-    let balance = Replay { stores, resume: false }.run(sources).await?;
+    let balance = Replay { stores, resume: false, declared: declared::load(global)? }.run(sources).await?;
     super::replay::report(global, &balance);
     anyhow::ensure!(balance.balances(), "the replay does not balance");
 

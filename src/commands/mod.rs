@@ -9,6 +9,7 @@ mod demo;
 mod invoice;
 mod replay;
 mod serve;
+mod sources;
 mod status;
 mod usage;
 
@@ -42,6 +43,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Accounts(accounts) => accounts::run(global, accounts).await,
         Command::Invoice(invoice) => invoice::run(global, invoice).await,
         Command::DeadLetters(letters) => dead_letters::run(global, letters).await,
+        Command::Sources => sources::run(global),
         Command::Status => status::run(global).await,
         Command::Completions(completions) => Ok(completions::run(&completions)),
     }

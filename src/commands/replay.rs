@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::cli::{self, Global};
 use crate::platform::{Platform, Work};
-use crate::print;
-use crate::replay::{Balance, OwnerGone, Replay, Source, expand};
+use crate::replay::{Balance, Besides, OwnerGone, Replay, Source, expand};
+use crate::{declared, print};
 
 /// How often a client asks whether the owner of the stores is still there.
 const OWNER_CHECK_EVERY: Duration = Duration::from_millis(250);
@@ -33,10 +33,12 @@ pub(super) async fn run(global: &Global, arguments: cli::Replay) -> anyhow::Resu
 
 /// Opens the stores and reads everything once.
 pub(super) async fn replay(global: &Global, sources: Vec<Source>, resume: bool) -> anyhow::Result<Balance> {
+    // Before any store is opened: what cannot be meant is said at once.
+    let declared = declared::load(global)?;
     let platform = Platform::open(global, Work::Stores).await?;
     let owner = platform.owner_address().map(str::to_owned);
     super::with_platform(platform, |stores| async move {
-        let replay = Replay { stores: &stores, resume };
+        let replay = Replay { stores: &stores, resume, declared };
         tokio::select! {
             outcome = replay.run(sources) => match outcome {
                 // An owner that dies makes calls fail before anyone asks for it.
@@ -83,6 +85,15 @@ pub(super) fn report(global: &Global, balance: &Balance) {
     for (reason, count) in &balance.dead_letters {
         rows.push(vec![format!("dead letter: {reason}"), print::count(*count)]);
     }
+    let Besides { counted, duplicates, dead_letters } = &balance.beside;
+    for (what, count) in [("counted", counted), ("duplicates", duplicates)] {
+        if 0 < *count {
+            rows.push(vec![format!("beside records: {what}"), print::count(*count)]);
+        }
+    }
+    for (reason, count) in dead_letters {
+        rows.push(vec![format!("beside records: dead letter: {reason}"), print::count(*count)]);
+    }
     print::table(&["records", "number"], &rows);
     let millis = u64::try_from(balance.seconds.as_millis()).unwrap_or(u64::MAX).max(1);
     let rate = balance.read.saturating_mul(1_000) / millis;
@@ -97,7 +108,7 @@ pub(super) fn report(global: &Global, balance: &Balance) {
         units_per_million.map_or_else(String::new, |units| format!(" ({} per million counted)", print::count(units))),
     ));
     print::line(if balance.balances() { "It balances." } else { "IT DOES NOT BALANCE." });
-    if !balance.dead_letters.is_empty() {
+    if !balance.dead_letters.is_empty() || !dead_letters.is_empty() {
         print::line("Look at what was set aside with: securebase dead-letters list");
     }
 }

@@ -16,11 +16,16 @@ fn manifest(run: u8, object: &str) -> Manifest {
         object: ObjectVersion { name: object.to_owned(), sha256: [9; 32] },
         stored_bytes: 1 << 40,
         read: 1_000,
-        not_counted: [(NotCounted::CloudTrailDigest, 1)].into(),
+        not_counted: NotCounted::ALL.iter().map(|kind| (*kind, 1)).collect(),
         dead_letters: Reason::ALL.iter().map(|reason| (*reason, 2)).collect(),
+        beside_dead_letters: [(Reason::EvaluationsMalformed, u64::from(run) % 2)]
+            .into_iter()
+            .filter(|of| of.1 == 1)
+            .collect(),
         content_sha256: Some([run; 32]),
         event_times: run.is_multiple_of(2).then(|| (at(0), at(i64::from(run)))),
         slices: 7,
+        beside_slices: (0..u32::from(run) % 3).collect(),
         started_at: at(0),
     }
 }
@@ -60,6 +65,7 @@ fn dead_letter(object: &str, offset: u64, bytes: Vec<u8>) -> DeadLetter {
     DeadLetter {
         object: object.to_owned(),
         offset,
+        number: 0,
         reason: Reason::AccountMissing,
         bytes,
         is_whole: true,

@@ -15,7 +15,8 @@ use clap::Parser;
 use flate2::Compression;
 use ingest::kinesis::{StreamRecord, partition_key};
 use ingest::{
-    Bucket, CounterKey, Hour, Identity, Packer, RunId, Slice, Timestamp, UsageEvent, Verdict, Window, read_object,
+    Bucket, CounterKey, Hour, Identity, NOTHING_DECLARED, Packer, Rules, RunId, Slice, Timestamp, UsageEvent, Verdict,
+    Window, read_object,
 };
 
 use candidate::{Candidate, Decoded, Put};
@@ -113,7 +114,8 @@ fn read_objects(plan: &Plan) -> Vec<Vec<UsageEvent<'static>>> {
         text.clear();
         plan.write_records(k, &mut text, &mut Answer::default());
         let mut events = Vec::new();
-        let read = read_object(&plan.log_object(k).key, text.as_bytes(), now, |judged| {
+        let rules = Rules { now, declared: &NOTHING_DECLARED };
+        let read = read_object(&plan.log_object(k).key, text.as_bytes(), rules, |judged| {
             match judged.verdict {
                 Verdict::Usage(event) => {
                     events.push(UsageEvent { dimensions: event.dimensions.into_owned(), ..event });

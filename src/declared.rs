@@ -1,0 +1,35 @@
+//! Where a deployment says which source each meter is counted from.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use ingest::Declarations;
+
+use crate::cli::Global;
+
+/// The file in the home that is read when no other is named.
+const FILE: &str = "sources.toml";
+
+/// The file that holds: the one named, else the home's.
+pub(crate) fn path(global: &Global) -> PathBuf {
+    global.sources.clone().unwrap_or_else(|| global.home.join(FILE))
+}
+
+/// Reads the declarations; there are none without a file.
+pub(crate) fn load(global: &Global) -> anyhow::Result<Arc<Declarations>> {
+    let path = path(global);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        // A file that was named is meant to be there.
+        Err(error) if error.kind() == ErrorKind::NotFound && global.sources.is_none() => String::new(),
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot read the declared sources in {}", path.display()));
+        }
+    };
+    let declarations =
+        Declarations::parse(&text).with_context(|| format!("the declared sources in {}", path.display()))?;
+    Ok(Arc::new(declarations))
+}
