@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks the oracle: recount.py over fixtures/cloudtrail gives what is expected there, file by file and over all.
+"""Checks the oracle: recount.py over the fixtures gives what is expected there, file by file and over all.
 
     python3 checks/fixtures_agree.py
 
@@ -15,21 +15,17 @@ import sys
 import recount
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-FIXTURES = ROOT / "fixtures" / "cloudtrail"
-MAKE = ROOT / "fixtures" / "make.py"
+FIXTURES = ROOT / "fixtures"
+MAKE = FIXTURES / "make.py"
+COLUMNS = {"cloudtrail": ("account", "hour", "category"), "events": ("meter", "account", "hour", "category")}
 
 
-def outcome(counts):
-    rows = [
-        {"account": account, "hour": hour, "category": category, "quantity": str(quantity)}
-        for (account, hour, category), quantity in counts.counts().items()
-    ]
-    return {**counts.balance(), "rows": rows}
+def outcome(counts, columns):
+    rows = counts.counts(columns).items()
+    return {**counts.balance(), "rows": [dict(zip(columns, key), quantity=str(quantity)) for key, quantity in rows]}
 
 
 def main():
-    expected = json.loads((FIXTURES / "expected.json").read_text())
-    now = datetime.datetime.fromisoformat(expected["now"].rstrip("Z"))
     passed = failed = 0
 
     def check(name, wanted, got):
@@ -42,20 +38,24 @@ def main():
 
     written = subprocess.run([sys.executable, str(MAKE), "--check"], capture_output=True, text=True)
     check("the files are as fixtures/make.py writes them", {"differences": ""}, {"differences": written.stderr.strip()})
-    together, backwards = recount.Recount(now), recount.Recount(now)
-    for name, wanted in expected["files"].items():
-        alone = recount.Recount(now)
-        alone.add_file(FIXTURES / name)
-        check(name, wanted, outcome(alone))
-        together.add_file(FIXTURES / name)
-    for name in reversed(expected["files"]):
-        backwards.add_file(FIXTURES / name)
-    check("all files", expected["all"], outcome(together))
-    check("all files in the other order", expected["all"], outcome(backwards))
-    balance = together.balance()
-    parts = balance["counted"] + balance["duplicates"]
-    parts += sum(balance["not_counted"].values()) + sum(balance["dead_letters"].values())
-    check("the balance", {"read": balance["read"]}, {"read": parts})
+    for folder, columns in COLUMNS.items():
+        files = FIXTURES / folder
+        expected = json.loads((files / "expected.json").read_text())
+        now = datetime.datetime.fromisoformat(expected["now"].rstrip("Z"))
+        together, backwards = recount.Recount(now), recount.Recount(now)
+        for name, wanted in expected["files"].items():
+            alone = recount.Recount(now)
+            alone.add_file(files / name)
+            check(f"{folder}/{name}", wanted, outcome(alone, columns))
+            together.add_file(files / name)
+        for name in reversed(expected["files"]):
+            backwards.add_file(files / name)
+        check(f"all of {folder}", expected["all"], outcome(together, columns))
+        check(f"all of {folder} in the other order", expected["all"], outcome(backwards, columns))
+        balance = together.balance()
+        parts = balance["counted"] + balance["duplicates"]
+        parts += sum(balance["not_counted"].values()) + sum(balance["dead_letters"].values())
+        check(f"the balance of {folder}", {"read": balance["read"]}, {"read": parts})
     print(f"the recount agrees with the fixtures: {passed} passed, {failed} failed")
     sys.exit(1 if failed else 0)
 

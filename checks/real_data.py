@@ -3,9 +3,10 @@
 
     python3 checks/real_data.py BIN EVENTS
 
-BIN is the built `securebase`; EVENTS is a folder with a folder `cloudtrail` (and perhaps `organizations`) of log objects.
-Every file below is replayed: as a whole, folder by folder, twice, in another order, by four processes at once on one home,
-and through three SIGKILLs. Each time the balance and every (account, hour, category) must be exactly what recount.py says.
+BIN is the built `securebase`; EVENTS is a folder with a folder `cloudtrail` of log objects, and perhaps other folders of
+records and deliveries (FOLDERS below). Every file is replayed: folder by folder, all together, twice, in another order, by
+four processes at once on one home, and through three SIGKILLs. Each time the balance and every (meter, account, hour,
+category) must be exactly what recount.py says.
 Prints a table; exits 1 on any difference. Standard library only.
 """
 
@@ -23,6 +24,7 @@ import time
 import recount
 
 SECONDS_MAX = 900
+FOLDERS = ("envelopes", "guardduty", "config", "organizations", "events")
 BALANCE = ("read", "counted", "duplicates", "not_counted", "dead_letters")
 
 
@@ -73,17 +75,18 @@ class Securebase:
     def replay(self, *paths):
         return self.run("replay", "--json", *map(str, paths))
 
-    def usage(self):
-        answer = self.run(
-            *("usage", "--json", "--all", "--meter", "cloudtrail_events", "--group-by", "account,hour,category"),
-            *("--from", "2000-01-01T00:00:00Z", "--to", "2100-01-01T00:00:00Z"),
-        )
+    def usage(self, meters):
         rows = collections.Counter()
-        for row in answer["rows"]:
-            quantity = row["quantity"]
-            if not isinstance(quantity, str) or not quantity.isdigit():
-                raise Wrong(f"usage: quantity {quantity!r} is no decimal string of a whole number")
-            rows[row["account"], row["hour"], row["category"]] += int(quantity)
+        for meter in meters:
+            answer = self.run(
+                *("usage", "--json", "--all", "--meter", meter, "--group-by", "account,hour,category"),
+                *("--from", "2000-01-01T00:00:00Z", "--to", "2100-01-01T00:00:00Z"),
+            )
+            for row in answer["rows"]:
+                quantity = row["quantity"]
+                if not isinstance(quantity, str) or not quantity.isdigit():
+                    raise Wrong(f"usage: quantity {quantity!r} is no decimal string of a whole number")
+                rows[meter, row["account"], row["hour"], row["category"]] += int(quantity)
         return {key: quantity for key, quantity in rows.items() if quantity}
 
 
@@ -118,16 +121,18 @@ def same_balance(expected, balance, **instead):
         raise Wrong(f"replay: {show(wrong)}")
 
 
-def same_usage(expected, got):
-    wanted = expected.counts()
+def same_usage(expected, one):
+    """The program's usage of every meter that there should be some of, and of CloudTrail events."""
+    got = one.usage(sorted({key[0] for key in expected.seen} | {"cloudtrail_events"}))
+    wanted = expected.counts(("meter", "account", "hour", "category"))
     undecided = expected.undecided()
     # Where copies of one event differ in category, the first one committed decides: the hour's total must be right.
     hours, wanted_hours = collections.Counter(), collections.Counter()
     for target, rows in ((hours, got), (wanted_hours, wanted)):
-        for (account, hour, _), quantity in rows.items():
-            target[account, hour] += quantity
+        for (meter, account, hour, _), quantity in rows.items():
+            target[meter, account, hour] += quantity
     wrong = differences(wanted_hours, hours) or {
-        key: pair for key, pair in differences(wanted, got).items() if (key[0], key[1]) not in undecided
+        key: pair for key, pair in differences(wanted, got).items() if (key[1], key[2]) not in undecided
     }
     if wrong:
         raise Wrong(f"usage: {show(wrong)}")
@@ -161,8 +166,8 @@ class Checks:
         def body():
             expected, one = recount.recount(paths), self.home()
             same_balance(expected, one.replay(*paths))
-            same_usage(expected, one.usage())
-            return f"{expected.read} records, {len(expected.seen)} counted, {sum(expected.dead_letters.values())} set aside"
+            same_usage(expected, one)
+            return f"{expected.read} records, {expected.counted} counted, {sum(expected.dead_letters.values())} set aside"
 
         return body
 
@@ -170,9 +175,9 @@ class Checks:
         def body():
             expected, one = recount.recount(paths), self.home()
             same_balance(expected, one.replay(*paths))
-            again = len(expected.seen) + expected.duplicates
+            again = expected.counted + expected.duplicates
             same_balance(expected, one.replay(*paths), counted=0, duplicates=again)
-            same_usage(expected, one.usage())
+            same_usage(expected, one)
             return f"{again} duplicates"
 
         return body
@@ -183,7 +188,7 @@ class Checks:
             random.Random(7).shuffle(files)
             expected, one = recount.recount(files), self.home()
             same_balance(expected, one.replay(*files))
-            same_usage(expected, one.usage())
+            same_usage(expected, one)
             return f"{len(files)} files"
 
         return body
@@ -195,16 +200,16 @@ class Checks:
             one = self.home()
             expected = recount.recount([])
             for file in recount.files_below(paths)[:most]:
-                before = len(expected.seen), expected.duplicates, expected.read
+                before = expected.counted, expected.duplicates, expected.read
                 expected.add_file(file)
-                after = len(expected.seen), expected.duplicates, expected.read
+                after = expected.counted, expected.duplicates, expected.read
                 balance = one.replay(file)
                 balances(balance)
                 got = balance["counted"], balance["duplicates"], balance["read"]
                 wanted = tuple(late - early for late, early in zip(after, before))
                 if got != wanted:
                     raise Wrong(f"{file.name}: counted, duplicates, read should be {wanted}, are {got}")
-            same_usage(expected, one.usage())
+            same_usage(expected, one)
             return f"{expected.files} runs"
 
         return body
@@ -228,9 +233,9 @@ class Checks:
                 if balance["dead_letters"] != expected.balance()["dead_letters"]:
                     raise Wrong(f"replay: one of four set aside {balance['dead_letters']}")
             counted = sum(balance["counted"] for balance in answers)
-            if counted != len(expected.seen):
-                raise Wrong(f"replay: four at once counted {counted} instead of {len(expected.seen)}")
-            same_usage(expected, one.usage())
+            if counted != expected.counted:
+                raise Wrong(f"replay: four at once counted {counted} instead of {expected.counted}")
+            same_usage(expected, one)
             return "counted " + " + ".join(str(balance["counted"]) for balance in answers)
 
         return body
@@ -254,9 +259,9 @@ class Checks:
             balances(balance)
             if balance["read"] != expected.read:
                 raise Wrong(f"replay: read {balance['read']} records instead of {expected.read}")
-            if len(expected.seen) < balance["counted"]:
-                raise Wrong(f"replay: counted {balance['counted']} of {len(expected.seen)}")
-            same_usage(expected, one.usage())
+            if expected.counted < balance["counted"]:
+                raise Wrong(f"replay: counted {balance['counted']} of {expected.counted}")
+            same_usage(expected, one)
             return f"{in_the_middle} of 3 kills hit a run; the last run counted {balance['counted']}"
 
         return body
@@ -277,12 +282,15 @@ def main():
     with tempfile.TemporaryDirectory(prefix="securebase-checks-") as scratch:
         checks = Checks(str(binary), scratch)
         everything = [cloudtrail.resolve()]
-        checks.check("cloudtrail", checks.whole(everything))
+        checks.check("cloudtrail", checks.whole(everything[:1]))
         for folder in sorted(path for path in everything[0].iterdir() if path.is_dir()):
             checks.check(f"cloudtrail/{folder.name}", checks.whole([folder]))
-        organizations = (events / "organizations").resolve()
-        if organizations.is_dir():
-            checks.check("organizations", checks.whole([organizations]))
+        for name in FOLDERS:
+            folder = (events / name).resolve()
+            if folder.is_dir():
+                checks.check(name, checks.whole([folder]))
+                everything.append(folder)
+        checks.check("everything", checks.whole(everything))
         checks.check("a second replay", checks.twice(everything))
         checks.check("another order", checks.other_order(everything))
         checks.check("the first files one by one", checks.one_by_one(everything, most=8))

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Counts CloudTrail events the naive way: the reference that the product's counts are compared with.
+"""Counts usage events the naive way: the reference that the product's counts are compared with.
 
 It follows the rules of counting and shares nothing with the product: whole files in memory, Python's own JSON parser,
 one dictionary of everything seen. Standard library only.
 
     python3 checks/recount.py PATH...            files and folders, everything below them
-    python3 checks/recount.py --by account PATH  other columns than account,hour,category
+    python3 checks/recount.py --by account PATH  other columns than meter,account,hour,category
+    python3 checks/recount.py --sources FILE PATH   with the declared sources of this file
 
 Prints {"balance": {..}, "rows": [..]} in the words of `securebase replay --json` and `securebase usage --json`.
 
@@ -21,7 +22,10 @@ import json
 import pathlib
 import re
 import sys
+import tomllib
 import zlib
+
+import forms
 
 BLANKS = " \t\r\n"
 NESTING_MAX = 100
@@ -394,8 +398,10 @@ def nesting(value):
     return deepest
 
 
-def account(event, object_account):
+def account(event, envelope_account, object_account):
     given = event.get("recipientAccountId")
+    if given in (None, ""):
+        given = envelope_account
     if given in (None, ""):
         if object_account:
             return object_account
@@ -408,8 +414,7 @@ def account(event, object_account):
     raise DeadLetter("account_malformed")
 
 
-def event_hour(event, now):
-    text = event.get("eventTime")
+def event_instant(text, now):
     if text is None:
         raise DeadLetter("event_time_missing")
     parts = INSTANT.fullmatch(text) if isinstance(text, str) else None
@@ -433,7 +438,23 @@ def event_hour(event, now):
         raise DeadLetter("event_time_malformed") from None
     if now + AHEAD_MAX < instant:
         raise DeadLetter("event_time_in_future")
+    return instant
+
+
+def hour_of(instant):
     return instant.strftime("%Y-%m-%dT%H:00:00Z").rjust(20, "0")
+
+
+def event_hour(text, now):
+    return hour_of(event_instant(text, now))
+
+
+def written(instant):
+    """RFC 3339 with no more fraction than it has, in steps of three digits."""
+    whole, micros = instant.strftime("%Y-%m-%dT%H:%M:%S").rjust(19, "0"), instant.microsecond
+    if micros == 0:
+        return whole + "Z"
+    return f"{whole}.{micros // 1000:03}Z" if micros % 1000 == 0 else f"{whole}.{micros:06}Z"
 
 
 def dimension(event, name):
@@ -463,15 +484,29 @@ def is_event(record):
     )
 
 
+def records_in(stored):
+    """Every record of an object or of what a delivery carries: parsed, or as a dead letter."""
+    fault = None
+    if stored.startswith(b"\x1f\x8b"):
+        stored, fault = gunzip(stored)
+    found, ends_open = records(stored.decode("utf-8-sig", errors="replace"))
+    if fault and not any(isinstance(one, DeadLetter) and one.args[0] == "not_json" for one in found):
+        # One dead letter for what is missing, not a second one for the record it was cut in.
+        found = (found[:-1] if ends_open else found) + [DeadLetter(fault)]
+    return found
+
+
 class Recount:
     """What was read so far, and what became of it."""
 
-    def __init__(self, now):
+    def __init__(self, now, declared=None):
         self.now = now
-        self.files = self.read = self.duplicates = 0
-        self.not_counted = collections.Counter()
+        self.files = self.read = self.duplicates = self.counted = 0
+        self.kinds = collections.Counter()
         self.dead_letters = collections.Counter()
-        # (account, identity, hour) to the dimensions of its first copy, and the categories of all its copies.
+        self.beside = {"counted": 0, "duplicates": 0, "dead_letters": collections.Counter()}
+        self.door = forms.FrontDoor(self, declared or forms.Declared())
+        # (meter, account, identity, hour) to the dimensions of its first copy, and the categories of all its copies.
         self.seen = {}
         self.categories = collections.defaultdict(set)
 
@@ -480,64 +515,63 @@ class Recount:
 
     def add(self, name, stored):
         self.files += 1
-        fault = None
-        if stored.startswith(b"\x1f\x8b"):
-            stored, fault = gunzip(stored)
-        found, ends_open = records(stored.decode("utf-8-sig", errors="replace"))
-        if fault and not any(isinstance(one, DeadLetter) and one.args[0] == "not_json" for one in found):
-            # One dead letter for what is missing, not a second one for the record it was cut in.
-            found = (found[:-1] if ends_open else found) + [DeadLetter(fault)]
         object_account = OBJECT_NAME.match(name)
-        for record in found:
-            self.read += 1
-            try:
-                self.judge(record, object_account and object_account[1])
-            except DeadLetter as letter:
-                self.dead_letters[letter.args[0]] += 1
+        for record in records_in(stored):
+            self.door.judge(record, object_account and object_account[1])
 
-    def judge(self, record, object_account):
-        if isinstance(record, DeadLetter):
-            raise record
-        if NESTING_MAX < nesting(record):
-            raise DeadLetter("nested_too_deep")
-        if not isinstance(record, dict):
-            raise DeadLetter("not_recognized")
-        if "digestStartTime" in record and "logFiles" in record:
-            self.not_counted["cloudtrail_digest"] += 1
-            return
-        if not is_event(record):
-            raise DeadLetter("not_recognized")
-        owner = account(record, object_account)
-        hour = event_hour(record, self.now)
-        dimensions = dimension(record, "awsRegion"), dimension(record, "eventCategory")
-        key = owner, identity(record), hour
+    def is_new(self, meter, account, identity, hour, dimensions):
+        key = meter, account, identity, hour
         self.categories[key].add(dimensions[1])
         if key in self.seen:
-            self.duplicates += 1
+            return False
+        self.seen[key] = dimensions
+        return True
+
+    def usage(self, *event):
+        self.read += 1
+        if self.is_new(*event):
+            self.counted += 1
         else:
-            self.seen[key] = dimensions
+            self.duplicates += 1
+
+    def not_counted(self, kind):
+        self.read += 1
+        self.kinds[kind] += 1
+
+    def dead(self, reason):
+        self.read += 1
+        self.dead_letters[reason] += 1
+
+    def beside_usage(self, *event):
+        """An event beside a record that is in the balance already."""
+        self.beside["counted" if self.is_new(*event) else "duplicates"] += 1
+
+    def beside_dead(self, reason):
+        self.beside["dead_letters"][reason] += 1
 
     def balance(self):
         return {
             "read": self.read,
-            "counted": len(self.seen),
+            "counted": self.counted,
             "duplicates": self.duplicates,
-            "not_counted": dict(sorted(self.not_counted.items())),
+            "not_counted": dict(sorted(self.kinds.items())),
             "dead_letters": dict(sorted(self.dead_letters.items())),
             "files": self.files,
         }
 
-    def counts(self, columns=("account", "hour", "category")):
-        """Quantities by the values of the columns."""
+    def counts(self, columns=("account", "hour", "category"), meter="cloudtrail_events"):
+        """Quantities by the values of the columns; of one meter, or with `meter` among the columns of all."""
         total = collections.Counter()
-        for (owner, _, hour), (region, category) in self.seen.items():
-            row = {"account": owner, "hour": hour, "region": region, "category": category}
-            total[tuple(row[column] for column in columns)] += 1
+        for (of, owner, _, hour), (region, category) in self.seen.items():
+            if of == meter or "meter" in columns:
+                row = {"meter": of, "account": owner, "hour": hour, "region": region, "category": category}
+                total[tuple(row[column] for column in columns)] += 1
         return dict(sorted(total.items()))
 
-    def undecided(self):
+    def undecided(self, meter="cloudtrail_events"):
         """(account, hour) whose category depends on which copy is committed first."""
-        return {(key[0], key[2]) for key, categories in self.categories.items() if 1 < len(categories)}
+        several = (key for key, categories in self.categories.items() if 1 < len(categories))
+        return {(key[1], key[3]) for key in several if key[0] == meter}
 
 
 def files_below(paths):
@@ -552,26 +586,40 @@ def files_below(paths):
     return found
 
 
-def recount(paths, now=None):
-    counts = Recount(now or datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None))
+def declared_in(path):
+    """The declared sources of a TOML file."""
+    rows = tomllib.loads(pathlib.Path(path).read_text())["declared"]
+    ever = datetime.datetime.min
+    begins = [hour_of(event_instant(row["from"], ever.max - AHEAD_MAX)) if "from" in row else "" for row in rows]
+    return forms.Declared(
+        (row["meter"], row["source"], row.get("accounts"), begin) for row, begin in zip(rows, begins)
+    )
+
+
+def recount(paths, now=None, declared=None):
+    counts = Recount(now or datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None), declared)
     for path in files_below(paths):
         counts.add_file(path)
     return counts
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Count CloudTrail events the naive way.")
+    parser = argparse.ArgumentParser(description="Count usage events the naive way.")
     parser.add_argument("paths", nargs="+", metavar="PATH")
-    parser.add_argument("--by", default="account,hour,category", help="columns: account,hour,region,category")
+    parser.add_argument("--by", default="meter,account,hour,category", help="columns: meter,account,hour,region,category")
+    parser.add_argument("--sources", metavar="FILE", help="the declared sources, as `securebase --sources` takes them")
     arguments = parser.parse_args()
     columns = tuple(arguments.by.split(","))
-    if not set(columns) <= {"account", "hour", "region", "category"}:
-        parser.error("--by takes some of account,hour,region,category")
-    counts = recount(arguments.paths)
+    if not set(columns) <= {"meter", "account", "hour", "region", "category"}:
+        parser.error("--by takes some of meter,account,hour,region,category")
+    counts = recount(arguments.paths, declared=arguments.sources and declared_in(arguments.sources))
     rows = [dict(zip(columns, key), quantity=str(quantity)) for key, quantity in counts.counts(columns).items()]
     json.dump({"balance": counts.balance(), "rows": rows}, sys.stdout, indent=1)
     print()
 
 
 if __name__ == "__main__":
-    main()
+    # As the module that forms.py knows, not as a second one.
+    import recount as itself
+
+    itself.main()

@@ -10,6 +10,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use serde::de::IgnoredAny;
 
 use crate::cloudtrail::{self, Consequence, Fallback, Reading};
 use crate::eventbridge::{self, Held};
@@ -94,7 +95,7 @@ impl<'r, E, F: FnMut(Judged<'_>) -> Result<(), E>> FrontDoor<'r, F> {
                 Ok(content) => self.content(&content, bytes, layer),
                 Err(_) => self.verdict(Verdict::DeadLetter(Reason::PayloadMalformed), bytes),
             },
-            Form::Text(Scalar::Text(text)) => self.content(text.as_bytes(), bytes, layer),
+            Form::Text(Scalar::Text(text)) => self.text(&text, bytes, layer),
             Form::Encoded(_) | Form::Text(_) => self.verdict(Verdict::DeadLetter(Reason::PayloadMalformed), bytes),
             Form::Elements(elements) => self.elements(&elements, bytes, layer),
             Form::LogMessages => self.log_messages(bytes, &members, layer),
@@ -193,13 +194,23 @@ impl<'r, E, F: FnMut(Judged<'_>) -> Result<(), E>> FrontDoor<'r, F> {
         for element in messages {
             let message = Members::read(element).map_or(Scalar::Absent, |members| members.text("message"));
             match message {
-                Scalar::Text(text) => self.content(text.as_bytes(), text.as_bytes(), layer)?,
+                Scalar::Text(text) => self.text(&text, text.as_bytes(), layer)?,
                 Scalar::Absent | Scalar::Other => {
                     self.verdict(Verdict::DeadLetter(Reason::PayloadMalformed), element)?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Text that a delivery carries: one JSON value, or a dead letter as a whole.
+    fn text(&mut self, text: &str, whole: &[u8], layer: u32) -> Result<(), E> {
+        if serde_json::from_str::<IgnoredAny>(text).is_ok() || text.trim_ascii().is_empty() {
+            return self.content(text.as_bytes(), whole, layer);
+        }
+        let is_begun = text.trim_ascii_start().starts_with(['{', '[']);
+        let reason = if is_begun { Reason::BrokenJson } else { Reason::NotJson };
+        self.verdict(Verdict::DeadLetter(reason), whole)
     }
 
     /// What a delivery carries: read like an object, gzip or not, one record or many.

@@ -136,6 +136,7 @@ mod tests {
         DeadLetter {
             object: object.to_owned(),
             offset: 0,
+            number: 0,
             reason: Reason::BrokenJson,
             bytes: bytes.to_vec(),
             is_whole,
