@@ -115,7 +115,15 @@ impl<R: Read> Gunzip<R> {
 
     fn new(stored: StoredBytes<R>, inflated_bytes_max: u64) -> Self {
         let inflate = Decompress::new_gzip(Self::WINDOW_BITS);
-        Self { stored, inflate, in_member: true, inflated_bytes: 0, inflated_bytes_max, content: Sha256::new(), fault: None }
+        Self {
+            stored,
+            inflate,
+            in_member: true,
+            inflated_bytes: 0,
+            inflated_bytes_max,
+            content: Sha256::new(),
+            fault: None,
+        }
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, InflateError> {

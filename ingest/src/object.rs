@@ -112,6 +112,7 @@ pub fn read_object<E>(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::convert::Infallible;
     use std::io::Write;
     use std::path::Path;
@@ -121,6 +122,7 @@ mod tests {
     use flate2::write::GzEncoder;
     use proptest::prelude::*;
     use proptest::sample::Index;
+    use serde_json::{Value, json};
     use sha2::{Digest, Sha256};
 
     use super::*;
@@ -167,8 +169,10 @@ mod tests {
     }
 
     fn fixtures() -> Vec<Vec<u8>> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/cloudtrail");
-        let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
+        let folders =
+            ["cloudtrail", "events"].map(|name| Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures").join(name));
+        let files = folders.into_iter().flat_map(|folder| fs::read_dir(folder).unwrap());
+        let mut paths: Vec<_> = files.map(|file| file.unwrap().path()).collect();
         paths.sort();
         paths.into_iter().map(|path| fs::read(path).unwrap()).collect()
     }
@@ -218,6 +222,53 @@ mod tests {
                 stored.splice(begin..end, added);
             }
             check(&if is_gzip { gzip(&stored) } else { stored }, &sizes)?;
+        }
+    }
+
+    /// What each fixture comes to stands beside it (fixtures/make.py).
+    #[test]
+    fn every_fixture_comes_to_what_is_expected_of_it() {
+        for folder in ["cloudtrail", "events"] {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures").join(folder);
+            let expected: Value = serde_json::from_slice(&fs::read(folder.join("expected.json")).unwrap()).unwrap();
+            let now = Timestamp::parse_rfc3339(expected["now"].as_str().unwrap()).unwrap();
+            for (name, expected) in expected["files"].as_object().unwrap() {
+                let stored = fs::read(folder.join(name)).unwrap();
+                let mut units = BTreeMap::<_, BTreeSet<_>>::new();
+                let mut usage = 0_u64;
+                let rules = Rules { now, declared: &NOTHING_DECLARED };
+                let found = read_object(name, stored.as_slice(), rules, |judged| {
+                    if let Verdict::Usage(event) = judged.verdict {
+                        usage += 1;
+                        let hour = event.event_time.hour();
+                        let line = (event.meter.to_string(), event.account.to_string(), hour.to_string());
+                        units.entry(line).or_default().insert(event.identity);
+                    }
+                    Ok::<_, Infallible>(())
+                });
+                let found = found.unwrap();
+                let counted: u64 = units.values().map(|identities| identities.len() as u64).sum();
+                let names = |counts: Vec<(&'static str, u64)>| json!(BTreeMap::from_iter(counts));
+                let got = json!({
+                    "read": found.read,
+                    "counted": counted,
+                    "duplicates": usage - counted,
+                    "not_counted": names(found.not_counted.iter().map(|(kind, count)| (kind.as_str(), *count)).collect()),
+                    "dead_letters": names(found.dead_letters.iter().map(|(of, count)| (of.as_str(), *count)).collect()),
+                });
+                for (key, got) in got.as_object().unwrap() {
+                    assert_eq!(got, &expected[key], "{key} of {name}");
+                }
+                let mut lines = BTreeMap::<_, u64>::new();
+                for row in expected["rows"].as_array().unwrap() {
+                    let text = |key: &str| row[key].as_str().map(str::to_owned);
+                    let meter = text("meter").unwrap_or_else(|| "cloudtrail_events".to_owned());
+                    let line = (meter, text("account").unwrap(), text("hour").unwrap()[..13].to_owned());
+                    *lines.entry(line).or_default() += text("quantity").unwrap().parse::<u64>().unwrap();
+                }
+                let units = BTreeMap::from_iter(units.into_iter().map(|(line, set)| (line, set.len() as u64)));
+                assert_eq!(units, lines, "{name}");
+            }
         }
     }
 }

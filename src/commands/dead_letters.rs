@@ -44,6 +44,7 @@ async fn list(global: &Global, all: bool) -> anyhow::Result<ExitCode> {
                 "advice": letter.reason.advice(),
                 "object": letter.object,
                 "offset": letter.offset,
+                "number": letter.number,
                 "record": String::from_utf8_lossy(&letter.excerpt),
                 "length": letter.length,
                 "is_whole": letter.is_whole,
