@@ -15,4 +15,5 @@ mod events;
 mod homes;
 mod replay;
 mod serving;
+mod sources;
 mod support;
