@@ -120,6 +120,8 @@ impl Receiving {
             dead_letters: [].into(),
             content_sha256: Some(content(&log_name(number))),
             event_times: Some((at(number), at(number))),
+            beside_dead_letters: [].into(),
+            beside_slices: [].into(),
             slices: u32::try_from(slices.len()).unwrap(),
             started_at: now(),
         };
