@@ -9,7 +9,7 @@ use embedded::{S3, S3Options};
 use ingest::aws::AwsErrorKind;
 use ingest::notice::{Entry, NamedObject, entries};
 use ingest::object_store::{Folder, ObjectStore, OpenError, S3Objects};
-use ingest::{ObjectRead, Reason, Timestamp, read_object};
+use ingest::{NOTHING_DECLARED, ObjectRead, Reason, Rules, Timestamp, read_object};
 
 use crate::clients;
 
@@ -36,7 +36,8 @@ async fn read(store: &impl ObjectStore, object: &NamedObject) -> Result<ObjectRe
     let opened = store.open(object).await?;
     let name = object.name();
     let now = Timestamp::parse_rfc3339("2026-11-01T00:00:00Z").unwrap();
-    let read = move || read_object(&name, opened.body, now, |_| Ok::<_, Infallible>(())).unwrap();
+    let rules = Rules { now, declared: &NOTHING_DECLARED };
+    let read = move || read_object(&name, opened.body, rules, |_| Ok::<_, Infallible>(())).unwrap();
     Ok(tokio::task::spawn_blocking(read).await.unwrap())
 }
 
