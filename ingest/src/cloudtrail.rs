@@ -35,6 +35,8 @@ pub(crate) struct Event<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Consequence {
     None,
+    /// AWS Organizations logged it.
+    LifeCycle,
     /// AWS Config logged a `PutEvaluations` call.
     Evaluations,
 }
@@ -146,7 +148,9 @@ impl Fields<'_> {
     }
 
     fn consequence(&self) -> Consequence {
-        if self.event_source.is("config.amazonaws.com") && self.event_name.is("PutEvaluations") {
+        if self.event_source.is("organizations.amazonaws.com") {
+            Consequence::LifeCycle
+        } else if self.event_source.is("config.amazonaws.com") && self.event_name.is("PutEvaluations") {
             Consequence::Evaluations
         } else {
             Consequence::None

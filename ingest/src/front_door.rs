@@ -17,7 +17,8 @@ use crate::eventbridge::{self, Held};
 use crate::inflate::{INFLATE_RATIO_MAX, INFLATED_BYTES_FREE, Inflate};
 use crate::json::{Members, Scalar};
 use crate::records::{Piece, Records};
-use crate::{AccountId, Beside, Judged, NotCounted, Reason, Rules, Source, Verdict, config, findings};
+use crate::{AccountId, Beside, Judged, NotCounted, Reason, Rules, Source, Statement, Verdict};
+use crate::{config, findings, organizations};
 
 /// Most deliveries around a record. Real ones reach four: SNS in SQS around EventBridge or CloudWatch Logs.
 const LAYERS_MAX: u32 = 8;
@@ -158,12 +159,20 @@ impl<'r, E, F: FnMut(Judged<'_>) -> Result<(), E>> FrontDoor<'r, F> {
             Ok(event) => event,
             Err(reason) => return self.verdict(Verdict::DeadLetter(reason), whole),
         };
-        let beside = match event.consequence {
-            Consequence::None => Vec::new(),
-            Consequence::Evaluations => config::put_evaluations(bytes, &event.usage, self.rules),
-        };
+        let (mut facts, mut beside) = (Vec::new(), Vec::new());
+        match event.consequence {
+            Consequence::None => {}
+            Consequence::LifeCycle => match organizations::life_cycle(bytes, &event.usage, self.rules) {
+                Ok(found) => facts = found,
+                Err(reason) => beside.push(Beside::DeadLetter(reason)),
+            },
+            Consequence::Evaluations => beside = config::put_evaluations(bytes, &event.usage, self.rules),
+        }
+        let mut others = facts.into_iter();
         let verdict = if self.rules.counts(Source::CloudTrail, &event.usage) {
-            Verdict::Usage(event.usage)
+            Verdict::of(Statement::beside(event.usage, others.collect()))
+        } else if let Some(first) = others.next() {
+            Verdict::of(Statement::of_facts(first, others))
         } else {
             Verdict::NotCounted(NotCounted::NotTheDeclaredSource)
         };

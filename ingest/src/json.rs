@@ -37,6 +37,15 @@ impl<'a> Scalar<'a> {
         }
     }
 
+    /// The same, independent of what it was read from.
+    pub(crate) fn into_owned(self) -> Scalar<'static> {
+        match self {
+            Self::Absent => Scalar::Absent,
+            Self::Text(text) => Scalar::Text(Cow::Owned(text.into_owned())),
+            Self::Other => Scalar::Other,
+        }
+    }
+
     /// Whether it says nothing: missing, null or empty.
     pub(crate) fn says_nothing(&self) -> bool {
         matches!(self, Self::Absent) || self.is("")
@@ -122,6 +131,11 @@ impl<'a> Members<'a> {
     pub(crate) fn text_of(&self, keys: [&str; 2]) -> Scalar<'a> {
         let first = self.text(keys[0]);
         if first.says_nothing() { self.text(keys[1]) } else { first }
+    }
+
+    /// The members that are objects.
+    pub(crate) fn objects(&self) -> impl Iterator<Item = Self> {
+        self.0.values().filter_map(|value| Self::read(value.get().as_bytes()))
     }
 
     /// A member that is an object.

@@ -30,6 +30,7 @@ mod meter;
 pub mod notice;
 mod object;
 pub mod object_store;
+mod organizations;
 mod quantity;
 mod records;
 mod rules;

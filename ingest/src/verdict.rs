@@ -175,6 +175,7 @@ reasons! {
     RuleMissing "rule_missing" "The rule invocation does not name its rule; replay the whole event that the rule's function received.",
     ResourceMissing "resource_missing" "The rule invocation does not name the resource; replay the whole event that the rule's function received.",
     InvokingEventMalformed "invoking_event_malformed" "invokingEvent is not the JSON text of a known message type; replay the whole event that the rule's function received.",
+    LifeCycleMalformed "life_cycle_malformed" "The Organizations event does not say what began or ended; correct it and replay, or dismiss it and let the next list say.",
     EvaluationsMalformed "evaluations_malformed" "PutEvaluations is the declared source and this call's evaluations cannot be read; dismiss it, or replay the event with its requestParameters.",
     MeterUnknown "meter_unknown" "No meter has this name; define it with `securebase meters define`, then replay.",
     FactMalformed "fact_malformed" "Its value, resource or time is not what its meter takes; correct the source and replay.",
