@@ -85,6 +85,14 @@ pub(crate) enum Command {
     DeadLetters(DeadLetters),
     /// Which source each meter is counted from
     Sources,
+}
+
+    /// The trail of what was done: follow its chains, write down their ends
+    #[command(subcommand)]
+    Audit(Audit),
+    /// Keys with which customers and operators ask the API
+    #[command(subcommand)]
+    Keys(Keys),
     /// What the stores hold and what is still on its way
     Status,
     /// Print a script that lets a shell complete this command line
@@ -247,6 +255,67 @@ pub(crate) struct Completions {
     /// Which shell
     #[arg(value_enum, value_name = "SHELL")]
     pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Audit {
+    /// Compute every chain again, and compare with the heads that were archived; exit code 1 when anything was changed
+    Verify(AuditArchive),
+    /// Write down today's heads, and the months that ended 90 days ago; what is there is left
+    Archive(AuditArchive),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditArchive {
+    /// A folder, or s3://BUCKET/PREFIX with object lock; a home has its own
+    #[arg(long, value_name = "PLACE", env = "SECUREBASE_AUDIT_ARCHIVE")]
+    pub(crate) archive: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Keys {
+    /// Make a key and show it, this once
+    Create(KeyCreate),
+    /// The keys of a customer, or all, newest first; never a secret
+    List {
+        /// Only this customer's
+        #[arg(long, value_name = "ID")]
+        customer: Option<String>,
+    },
+    /// Refuse a key and its sessions from the next request on
+    Revoke {
+        /// The 16 letters and digits that `keys list` shows
+        #[arg(value_name = "KEY_ID")]
+        key: String,
+    },
+    /// Make a successor with the same rights and show it, this once; the key itself goes on for a while
+    Rotate {
+        /// The 16 letters and digits that `keys list` shows
+        #[arg(value_name = "KEY_ID")]
+        key: String,
+        /// How long both are in force, in hours, at most 168
+        #[arg(long, value_name = "HOURS", default_value_t = 24)]
+        overlap: u32,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeyCreate {
+    /// Whose key
+    #[arg(long, value_name = "ID", required_unless_present = "admin", conflicts_with = "admin")]
+    pub(crate) customer: Option<String>,
+    /// An operator's key, for /v1/admin
+    #[arg(long)]
+    pub(crate) admin: bool,
+    /// What it is for
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) name: String,
+    /// read:usage, read:invoices, read:audit, write:keys, write:config; separated by commas
+    #[arg(long, value_name = "SCOPES", default_value = "read:usage,read:invoices")]
+    pub(crate) scopes: String,
+    /// From when on it is refused, RFC 3339; never without
+    #[arg(long, value_name = "TIME")]
+    pub(crate) expires: Option<String>,
 }
 
 #[cfg(test)]

@@ -1,7 +1,10 @@
 //! The clock and the dice: read here, passed on as values.
 
 use aggregator::entry::CommitId;
+use anyhow::Context;
 use ingest::{RunId, Timestamp};
+use rand::TryRngCore as _;
+use rand::rngs::OsRng;
 
 #[expect(clippy::disallowed_methods, reason = "the one place where the program reads the calendar")]
 pub(crate) fn now() -> Timestamp {
@@ -25,6 +28,13 @@ pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
         chunk.copy_from_slice(&random().to_le_bytes()[..chunk.len()]);
     }
     bytes
+}
+
+/// Bytes for a secret, from the operating system.
+pub(crate) fn secret_bytes<const N: usize>() -> anyhow::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    OsRng.try_fill_bytes(&mut bytes).context("the operating system gives no random bytes")?;
+    Ok(bytes)
 }
 
 pub(crate) fn commit_id() -> CommitId {

@@ -17,6 +17,7 @@ mod home;
 mod platform;
 mod print;
 mod replay;
+mod session_keys;
 mod stores;
 mod workers;
 

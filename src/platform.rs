@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use aggregator::deployment::{DeploymentId, bind};
-#[cfg(feature = "local")]
 use anyhow::Context;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection};
@@ -13,6 +12,7 @@ use crate::cli::{Global, StoresChoice};
 use crate::edge;
 #[cfg(feature = "local")]
 use crate::home::Endpoints;
+use crate::session_keys::SessionKeys;
 use crate::stores::{Database, Role, Stores};
 use crate::workers::Workers;
 
@@ -23,11 +23,11 @@ pub(crate) struct Platform {
     part: Part,
 }
 
-/// What the API needs to vouch for tenants and to check bootstrap keys.
+/// What the API needs to vouch for tenants and to sign sessions.
 #[derive(Clone)]
 pub(crate) struct Keys {
     pub(crate) tenant: [u8; 32],
-    pub(crate) bootstrap: [u8; 32],
+    pub(crate) session: SessionKeys,
 }
 
 /// What a command does with the stores.
@@ -79,7 +79,9 @@ impl Platform {
             ),
             Work::Serving => Some(Keys {
                 tenant: key_in_environment("SECUREBASE_TENANT_KEY")?,
-                bootstrap: key_in_environment("SECUREBASE_BOOTSTRAP_SECRET")?,
+                session: SessionKeys::from_environment(
+                    stores.secrets.clone().context("no client of Secrets Manager")?,
+                )?,
             }),
         };
         if work != Work::Database {
@@ -375,6 +377,7 @@ mod local {
         stores.acknowledgements().ensure_table().await?;
         stores.manifests().ensure_table().await?;
         stores.dead_letters().ensure_table().await?;
+        stores.ensure_verified_table().await?;
         stores.kinesis.create_stream().stream_name(&stores.name).shard_count(SHARDS).send().await?;
         for _ in 0..200 {
             let summary = stores.kinesis.describe_stream_summary().stream_name(&stores.name).send().await?;
@@ -430,7 +433,7 @@ mod local {
 
     /// The home's secrets, made once. Readable by their owner only.
     fn keys(home: &Path) -> anyhow::Result<Keys> {
-        Ok(Keys { tenant: key(&home.join("tenant.key"))?, bootstrap: key(&home.join("bootstrap.key"))? })
+        Ok(Keys { tenant: key(&home.join("tenant.key"))?, session: SessionKeys::Home(key(&home.join("session.key"))?) })
     }
 
     fn key(path: &Path) -> anyhow::Result<[u8; 32]> {

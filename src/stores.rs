@@ -32,6 +32,8 @@ const COMMIT_LOG: &str = "commit-log";
 const ACKNOWLEDGEMENTS: &str = "acknowledgements";
 const MANIFESTS: &str = "manifests";
 const DEAD_LETTERS: &str = "dead-letters";
+/// Secrets that bcrypt has accepted; a deployment may do without.
+const AUTH_CACHE: &str = "auth-cache";
 /// The tables, each named after the deployment and this.
 const TABLES: [&str; 4] = [COMMIT_LOG, ACKNOWLEDGEMENTS, MANIFESTS, DEAD_LETTERS];
 
@@ -40,6 +42,10 @@ const TABLES: [&str; 4] = [COMMIT_LOG, ACKNOWLEDGEMENTS, MANIFESTS, DEAD_LETTERS
 pub(crate) struct Stores {
     pub(crate) kinesis: aws_sdk_kinesis::Client,
     pub(crate) dynamodb: aws_sdk_dynamodb::Client,
+    /// Only in AWS: a home keeps its keys in files.
+    pub(crate) secrets: Option<aws_sdk_secretsmanager::Client>,
+    /// Only in AWS: a home keeps what is archived in a folder.
+    pub(crate) objects: Option<aws_sdk_s3::Client>,
     pub(crate) database: Database,
     pub(crate) name: String,
     /// What only a person can put right, once the embedded tables have said so.
@@ -161,6 +167,8 @@ impl Stores {
         Ok(Self {
             kinesis: aws_sdk_kinesis::Client::new(&config),
             dynamodb: aws_sdk_dynamodb::Client::new(&config),
+            secrets: Some(aws_sdk_secretsmanager::Client::new(&config)),
+            objects: Some(aws_sdk_s3::Client::new(&config)),
             database: Database::Given { url, app_url },
             name,
             trouble: None,
@@ -188,6 +196,8 @@ impl Stores {
         Self {
             kinesis: aws_sdk_kinesis::Client::new(&config(kinesis)),
             dynamodb: aws_sdk_dynamodb::Client::from_conf(tables.build()),
+            secrets: None,
+            objects: None,
             database,
             name,
             trouble: Some(trouble),
@@ -203,6 +213,25 @@ impl Stores {
             described.await.map_err(|error| AwsError::new("DescribeTable", error))?;
         }
         Ok(())
+    }
+
+    /// The table of accepted secrets, if there is one: a client and its name.
+    pub(crate) async fn verified_table(&self) -> Result<Option<(aws_sdk_dynamodb::Client, String)>, AwsError> {
+        let name = self.table(AUTH_CACHE);
+        match self.dynamodb.describe_table().table_name(&name).send().await {
+            Ok(_) => Ok(Some((self.dynamodb.clone(), name))),
+            Err(error) if error.as_service_error().is_some_and(|cause| cause.is_resource_not_found_exception()) => {
+                tracing::warn!(table = name, "no table of accepted secrets: each server remembers its own");
+                Ok(None)
+            }
+            Err(error) => Err(AwsError::new("DescribeTable", error)),
+        }
+    }
+
+    /// Makes the table of accepted secrets; for stores that no infrastructure code has made.
+    #[cfg(feature = "local")]
+    pub(crate) async fn ensure_verified_table(&self) -> Result<(), AwsError> {
+        api::auth::create_verified_table(&self.dynamodb, &self.table(AUTH_CACHE)).await
     }
 
     fn table(&self, table: &str) -> String {

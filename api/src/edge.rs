@@ -2,24 +2,26 @@
 
 use std::time::Duration;
 
-use aggregator::directory::CustomerId;
-use axum::extract::{FromRequestParts, Request};
-use axum::http::request::Parts;
+use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use chrono::Utc;
 use ingest::Timestamp;
+use rand::TryRngCore as _;
+use rand::rngs::OsRng;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
+use crate::audit::Call;
+use crate::caller::{CallerSlot, address_of};
 use crate::problem::Problem;
 use crate::state::ApiState;
 
 /// From a request's last header byte to its answer, at most.
 pub const REQUEST_MS_MAX: u64 = 10_000;
 
-/// The largest body that is let in. No route reads a body yet.
+/// The largest body that is let in.
 pub const BODY_BYTES_MAX: u64 = 16 * 1024;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -33,13 +35,16 @@ const HEADERS: [(HeaderName, &str); 5] = [
     (header::X_FRAME_OPTIONS, "DENY"),
 ];
 
-/// Names the request, bounds it in time and size, writes its problem, adds the headers, and logs one line.
+/// Names the request, bounds it in time and size, writes its problem, records it, adds the headers, and logs one line.
 ///
 /// The id is made here and never taken from the caller. The line holds no query string, header or body.
-pub(crate) async fn edge(request: Request, next: Next) -> Response {
+pub(crate) async fn edge(State(state): State<ApiState>, mut request: Request, next: Next) -> Response {
     let request_id = Uuid::new_v4().to_string();
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
+    let address = address_of(request.extensions());
+    let caller = CallerSlot::default();
+    request.extensions_mut().insert(caller.clone());
     let started_at = Instant::now();
 
     let answer = if body_is_too_large(&request) {
@@ -59,6 +64,27 @@ pub(crate) async fn edge(request: Request, next: Next) -> Response {
             Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", title, detail).write(&request_id)
         }
     };
+
+    if let Some(caller) = caller.get() {
+        let call = Call {
+            customer: caller.customer.clone(),
+            key_id: caller.key_id.clone(),
+            session: caller.session.clone(),
+            method: method.to_string(),
+            path: path.clone(),
+            status: response.status().as_u16(),
+            request_id: request_id.clone(),
+            address: address.map(|address| address.to_string()).unwrap_or_default(),
+            at: now(),
+        };
+        // What is not recorded is not answered.
+        let recorded = timeout(Duration::from_millis(REQUEST_MS_MAX), state.recorder.record(call)).await;
+        if !matches!(recorded, Ok(Ok(()))) {
+            tracing::error!(alarm = "audit", %request_id, "a call could not be recorded");
+            response = Problem::unavailable("the call cannot be recorded at the moment; send it again later")
+                .write(&request_id);
+        }
+    }
 
     let headers = response.headers_mut();
     for (name, value) in HEADERS {
@@ -107,20 +133,9 @@ pub(crate) fn now() -> Timestamp {
     Utc::now().into()
 }
 
-/// The customer of the request's key; extracting it is what makes a route private.
-#[derive(Clone, Debug)]
-pub(crate) struct Tenant(pub(crate) CustomerId);
-
-impl FromRequestParts<ApiState> for Tenant {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
-        let mut given = parts.headers.get_all(header::AUTHORIZATION).iter();
-        // Two headers are no key: which one counts must not depend on who reads them.
-        let (Some(header), None) = (given.next(), given.next()) else {
-            return Err(Problem::not_authenticated());
-        };
-        let customer = state.bootstrap_secret.authenticate_header(header.as_bytes());
-        customer.map(Self).map_err(|_| Problem::not_authenticated())
-    }
+/// The API's one throw of dice, for secrets: from the operating system.
+pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    OsRng.try_fill_bytes(&mut bytes).expect("the operating system gives random bytes");
+    bytes
 }

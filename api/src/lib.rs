@@ -1,34 +1,45 @@
 //! The HTTP face of the pipeline: a customer's own usage and invoices.
 //!
-//! **Owns** HTTP, authentication, the tenant of a request, wire types, problems, paging and the usage query.
+//! **Owns** HTTP, API keys and sessions, the tenant of a request, wire types, problems, paging and the usage query.
 //!
-//! **Does not own** counting, prices, any sum of money, or any store: it reads PostgreSQL and writes nothing.
+//! **Does not own** counting, prices or any sum of money. It reads PostgreSQL; it writes keys, idempotent answers and the
+//! audit trail, and nothing else.
 //!
-//! **Promises** that every query of a customer runs in a read-only transaction whose first statement names that
-//! customer with a MAC that PostgreSQL checks; that every answer arrives within [`REQUEST_MS_MAX`]; that every error is
-//! a problem document (RFC 9457) that says what to do and carries the request's id; and that no key, body or
-//! authorization header is ever logged.
+//! **Promises** that every query of a customer runs in a transaction whose first statement names that customer with a MAC
+//! that PostgreSQL checks; that a revoked key is out with the next request; that every authenticated call is recorded;
+//! that every answer arrives within [`REQUEST_MS_MAX`]; that every error is a problem document (RFC 9457) that says what
+//! to do and carries the request's id; and that no key, body or authorization header is ever logged.
 
-mod bootstrap;
+pub mod api_keys;
+pub mod audit;
+pub mod auth;
+mod body;
+mod caller;
+mod customer;
 mod edge;
+mod idempotency;
 mod invoices;
+mod isolation;
 mod key;
 mod parameters;
 mod problem;
 mod readiness;
 mod server;
+mod sessions;
 mod state;
 #[cfg(test)]
 mod statements;
 mod tenant;
 mod usage;
+mod write;
 
-pub use bootstrap::{BootstrapSecret, NotAuthenticated};
+pub use caller::{CallerAddress, Identity};
 pub use edge::{BODY_BYTES_MAX, REQUEST_MS_MAX};
+pub use idempotency::ANSWERS_KEPT_SECS;
 pub use key::KeyTooShort;
 pub use readiness::NotReady;
 pub use server::{SHUTDOWN_MS_MAX, router, serve};
-pub use state::{ApiState, pool};
+pub use state::{ApiParts, ApiState, pool};
 pub use tenant::{DATABASE_WAIT_MS_MAX, TenantError, TenantMac, TenantTransaction};
 pub use usage::{
     BadGrouping, GroupKey, Grouping, RangeError, UsageAnswer, UsageCursor, UsageError, UsageQuery, UsageRow,

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::tenant::TenantError;
 
 /// Seconds after which a client may try again when PostgreSQL was away.
-const RETRY_AFTER_SECS: u32 = 5;
+const RETRY_AFTER_SECS: u64 = 5;
 
 /// What went wrong and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub(crate) struct Problem {
     pub(crate) detail: String,
     /// The query parameter at fault.
     pub(crate) parameter: Option<String>,
+    /// When the same request may succeed.
+    pub(crate) retry_after_secs: Option<u64>,
 }
 
 /// A problem as it is written.
@@ -39,7 +41,7 @@ struct Document<'a> {
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, kind: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, kind, title, detail: detail.into(), parameter: None }
+        Self { status, kind, title, detail: detail.into(), parameter: None, retry_after_secs: None }
     }
 
     /// 400: a query parameter that is unknown, repeated, missing or unreadable.
@@ -59,6 +61,23 @@ impl Problem {
         )
     }
 
+    /// 403: a key that may not do this; `needed` completes "this needs ...".
+    pub(crate) fn not_allowed(needed: &str) -> Self {
+        let detail = format!("this needs {needed}");
+        Self::new(StatusCode::FORBIDDEN, "not-allowed", "The key may not do this", detail)
+    }
+
+    /// 400: a body, or a part of it, that can be read and makes no sense.
+    pub(crate) fn invalid(detail: &str) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid-body", "The body is wrong", detail)
+    }
+
+    /// 429: too often.
+    pub(crate) fn too_many(kind: &'static str, detail: &str, retry_after_secs: u64) -> Self {
+        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, kind, "Too many requests", detail);
+        Self { retry_after_secs: Some(retry_after_secs), ..problem }
+    }
+
     /// 404.
     pub(crate) fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not-found", "There is no such resource", detail)
@@ -76,7 +95,9 @@ impl Problem {
 
     /// 503: PostgreSQL away, or the answer took too long.
     pub(crate) fn unavailable(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "The service is not available", detail)
+        let title = "The service is not available";
+        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", title, detail);
+        Self { retry_after_secs: Some(RETRY_AFTER_SECS), ..problem }
     }
 
     /// For a response that some other layer made without a problem.
@@ -116,8 +137,8 @@ impl Problem {
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"securebase\""));
         }
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECS));
+        if let Some(seconds) = self.retry_after_secs {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }

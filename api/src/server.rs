@@ -2,24 +2,27 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::routing::get;
+use axum::routing::{delete, get, post};
 use axum::{Json, Router, middleware};
 use billing::InvoiceDocument;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::edge::{Tenant, edge, now};
+use crate::caller::{ReadInvoices, ReadUsage, Tenant};
+use crate::edge::{edge, now};
+use crate::isolation::{Foreign, report_foreign};
 use crate::parameters::Parameters;
 use crate::problem::Problem;
 use crate::state::ApiState;
 use crate::tenant::TenantTransaction;
 use crate::usage::UsageAnswer;
-use crate::{invoices, readiness, usage};
+use crate::{api_keys, audit, customer, invoices, readiness, sessions, usage};
 
 /// After the signal to stop: how long running requests may take to end.
 pub const SHUTDOWN_MS_MAX: u64 = 10_000;
@@ -29,12 +32,20 @@ pub fn router(state: ApiState) -> Router {
     Router::new()
         .route("/v1/health", get(health))
         .route("/v1/ready", get(ready))
+        .route("/v1/auth/authenticate", post(sessions::begin))
+        .route("/v1/auth/session", post(sessions::begin))
+        .route("/v1/api-keys", get(api_keys::wire::list).post(api_keys::wire::create))
+        .route("/v1/api-keys/{key}", delete(api_keys::wire::revoke))
+        .route("/v1/api-keys/{key}/rotate", post(api_keys::wire::rotate))
+        .route("/v1/accounts", get(customer::accounts))
+        .route("/v1/audit-events", get(audit::wire::list))
+        .route("/v1/customers/{customer}", get(customer::find))
         .route("/v1/usage", get(read_usage))
         .route("/v1/invoices", get(list_invoices))
         .route("/v1/invoices/{invoice}", get(read_invoice))
         .fallback(async || Problem::of_status(StatusCode::NOT_FOUND))
         .method_not_allowed_fallback(async || Problem::of_status(StatusCode::METHOD_NOT_ALLOWED))
-        .layer(middleware::from_fn(edge))
+        .layer(middleware::from_fn_with_state(state.clone(), edge))
         .with_state(state)
 }
 
@@ -42,7 +53,9 @@ pub fn router(state: ApiState) -> Router {
 pub async fn serve(listener: TcpListener, state: ApiState, shutdown: impl Future<Output = ()>) -> io::Result<()> {
     let (stop, mut stopped) = watch::channel(false);
     let mut stopping = stopped.clone();
-    let server = axum::serve(listener, router(state)).with_graceful_shutdown(async move {
+    let recorder = state.recorder.clone();
+    let service = router(state).into_make_service_with_connect_info::<SocketAddr>();
+    let server = axum::serve(listener, service).with_graceful_shutdown(async move {
         // An error means the sender is gone: the same as a signal.
         let _ = stopping.wait_for(|is_stopping| *is_stopping).await;
     });
@@ -55,11 +68,15 @@ pub async fn serve(listener: TcpListener, state: ApiState, shutdown: impl Future
         stop.send_replace(true);
         std::future::pending::<()>().await;
     };
-    tokio::select! {
+    let outcome = tokio::select! {
         result = server => result,
         () = deadline => Ok(()),
         () = signal => Ok(()),
+    };
+    if let Err(error) = recorder.flush().await {
+        tracing::error!(alarm = "audit", error = &error as &dyn std::error::Error, "the last calls are not recorded");
     }
+    outcome
 }
 
 async fn health() -> Json<Value> {
@@ -77,38 +94,41 @@ async fn ready(State(state): State<ApiState>) -> Result<Json<Value>, Problem> {
 }
 
 async fn read_usage(
-    Tenant(customer): Tenant,
+    tenant: Tenant<ReadUsage>,
     State(state): State<ApiState>,
     parameters: Parameters,
 ) -> Result<Json<UsageAnswer>, Problem> {
     let query = usage::wire::read(&parameters, now())?;
-    let mut transaction = TenantTransaction::begin(&state.pool, &state.mac_key, &customer).await?;
+    let mut transaction = TenantTransaction::begin(&state.pool, &state.mac_key, &tenant.customer).await?;
     let answer = usage::usage(&mut transaction, &query, &usage::UsageScope::Tenant).await?;
     transaction.end().await?;
     Ok(Json(answer))
 }
 
 async fn list_invoices(
-    Tenant(customer): Tenant,
+    tenant: Tenant<ReadInvoices>,
     State(state): State<ApiState>,
     parameters: Parameters,
 ) -> Result<Json<invoices::InvoiceList>, Problem> {
     let page = invoices::Page::read(&parameters)?;
-    let mut transaction = TenantTransaction::begin(&state.pool, &state.mac_key, &customer).await?;
-    let list = invoices::list(&mut transaction, &customer, &page).await?;
+    let mut transaction = TenantTransaction::begin(&state.pool, &state.mac_key, &tenant.customer).await?;
+    let list = invoices::list(&mut transaction, &tenant.customer, &page).await?;
     transaction.end().await?;
     Ok(Json(list))
 }
 
 async fn read_invoice(
-    Tenant(customer): Tenant,
+    tenant: Tenant<ReadInvoices>,
     State(state): State<ApiState>,
     Path(invoice): Path<String>,
     parameters: Parameters,
 ) -> Result<Json<InvoiceDocument>, Problem> {
     parameters.only(&[])?;
-    let mut transaction = TenantTransaction::begin(&state.pool, &state.mac_key, &customer).await?;
-    let document = invoices::load(&mut transaction, &customer, &invoice).await?;
+    let mut transaction = TenantTransaction::begin(&state.pool, &state.mac_key, &tenant.customer).await?;
+    let loaded = invoices::load(&mut transaction, &tenant.customer, &invoice).await;
     transaction.end().await?;
-    Ok(Json(document))
+    if matches!(&loaded, Err(problem) if problem.status == StatusCode::NOT_FOUND) {
+        report_foreign(&state, &tenant.customer, Foreign::Invoice(&invoice)).await;
+    }
+    Ok(Json(loaded?))
 }

@@ -5,22 +5,69 @@ use std::time::Duration;
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
-use crate::bootstrap::BootstrapSecret;
-use crate::edge::REQUEST_MS_MAX;
+use crate::audit::AuditRecorder;
+use crate::auth::{Authenticator, HashingPool, Sessions, SigningKeys, Verified};
+use crate::caller::Identity;
+use crate::edge::{REQUEST_MS_MAX, now};
 use crate::tenant::{DATABASE_WAIT_MS_MAX, TenantMac};
 
 /// Connections to PostgreSQL that one API process holds at most.
 const CONNECTIONS_MAX: u32 = 16;
 
+/// What the API is made of.
+#[derive(Clone, Debug)]
+pub struct ApiParts {
+    /// Connections as the role `securebase_app`.
+    pub pool: PgPool,
+    /// Connections as the role `securebase_operator`; without them there are no routes for operators.
+    pub operator_pool: Option<PgPool>,
+    /// Vouches for the tenant of each transaction.
+    pub mac_key: TenantMac,
+    /// The keys that sign sessions.
+    pub signing_keys: SigningKeys,
+    /// Where accepted secrets are remembered beside memory: a client and the table's name.
+    pub verified_table: Option<(aws_sdk_dynamodb::Client, String)>,
+    /// Threads for bcrypt: the processors of this machine.
+    pub hashing_threads: usize,
+    /// Who lets callers in.
+    pub identity: Identity,
+}
+
 /// The shared state of the router. Cheap to clone; prints no secret.
 #[derive(Clone, Debug)]
 pub struct ApiState {
-    /// Connections as the role `securebase_app`.
-    pub pool: PgPool,
-    /// Vouches for the tenant of each transaction.
-    pub mac_key: TenantMac,
-    /// Checks bootstrap keys.
-    pub bootstrap_secret: BootstrapSecret,
+    pub(crate) pool: PgPool,
+    pub(crate) operator_pool: Option<PgPool>,
+    pub(crate) mac_key: TenantMac,
+    pub(crate) authenticator: Authenticator,
+    pub(crate) recorder: AuditRecorder,
+    pub(crate) identity: Identity,
+}
+
+impl ApiState {
+    /// Puts the parts together and begins to record calls, as a task of this runtime.
+    pub fn new(parts: ApiParts) -> Self {
+        let ApiParts { pool, operator_pool, mac_key, signing_keys, verified_table, hashing_threads, identity } = parts;
+        let verified = Verified::new(mac_key.derive("authentication cache"));
+        let verified = match verified_table {
+            Some((client, table)) => verified.with_table(client, table),
+            None => verified,
+        };
+        let hashing = HashingPool::new(hashing_threads);
+        let authenticator = Authenticator::new(pool.clone(), hashing, verified, Sessions::new(signing_keys));
+        let recorder = AuditRecorder::start(pool.clone(), operator_pool.clone(), mac_key.clone(), now);
+        Self { pool, operator_pool, mac_key, authenticator, recorder, identity }
+    }
+
+    /// Checks keys and sessions; for an authorizer, and to replace signing keys.
+    pub fn authenticator(&self) -> &Authenticator {
+        &self.authenticator
+    }
+
+    /// Writes calls to the audit trail; a host that freezes between answers flushes it before each.
+    pub fn recorder(&self) -> &AuditRecorder {
+        &self.recorder
+    }
 }
 
 /// A pool with the limits the API counts on; it connects when first used, so the API starts while PostgreSQL is away.

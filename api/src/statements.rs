@@ -5,7 +5,7 @@ use embedded::testing::TestDatabase;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, SqlSafeStr};
 
 use crate::usage::{GroupKey, Grouping, UsageScope, statement};
-use crate::{readiness, tenant};
+use crate::{api_keys, audit, customer, idempotency, isolation, readiness, tenant};
 
 /// Each choice of keys once, in one order: the order changes no name.
 fn groupings() -> Vec<Grouping> {
@@ -21,8 +21,45 @@ async fn every_statement_prepares_as_the_role_that_runs_it() {
     let mut app = PgConnection::connect(&database.url("securebase_app")).await.unwrap();
     let mut operator = PgConnection::connect(&database.url("securebase_operator")).await.unwrap();
 
-    for sql in [tenant::SET_TENANT, readiness::CHECK] {
-        app.prepare(sql.into_sql_str()).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    let of_both = [
+        api_keys::COUNT_IN_FORCE,
+        api_keys::FIND,
+        api_keys::INSERT,
+        api_keys::LIST,
+        api_keys::REVOKE,
+        api_keys::SUCCEED,
+        audit::RECORD,
+        idempotency::BEGIN,
+        idempotency::FIND,
+        idempotency::FORGET,
+        idempotency::KEEP,
+    ];
+    let of_app = [
+        tenant::SET_TENANT,
+        readiness::CHECK,
+        audit::RECORD_CALLS,
+        audit::wire::LIST,
+        customer::ACCOUNTS,
+        customer::FIND,
+        crate::auth::stored_key::LOOK_UP,
+    ];
+    for sql in of_app.iter().chain(&of_both) {
+        app.prepare((*sql).into_sql_str()).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+    for sql in [
+        isolation::FOREIGN_INVOICE,
+        audit::RECORD_OPERATOR_CALL,
+        audit::archive::CHAINS_OF_MONTH,
+        audit::archive::EVENTS_OF_MONTH,
+        audit::archive::FIRST,
+        audit::verify::CHAINS_WITHOUT_HEAD,
+        audit::verify::EVENTS,
+        audit::verify::HEADS,
+    ]
+    .iter()
+    .chain(&of_both)
+    {
+        operator.prepare((*sql).into_sql_str()).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
     let mut count = 0;
     for grouping in groupings() {

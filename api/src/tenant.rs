@@ -15,6 +15,10 @@ pub const DATABASE_WAIT_MS_MAX: u64 = 3_000;
 /// Opens every transaction of a customer. Repeatable read: the statements of one answer see one state.
 pub(crate) const BEGIN: &str = "begin isolation level repeatable read read only";
 
+/// Opens the transactions of a customer that write. Read committed: chains and keys are locked as they are, not as they
+/// were when the transaction began.
+pub(crate) const BEGIN_WRITING: &str = "begin isolation level read committed read write";
+
 /// The first statement of every transaction of a customer.
 pub(crate) const SET_TENANT: &str = "select set_tenant($1, $2)";
 
@@ -28,8 +32,14 @@ impl TenantMac {
         Key::new(bytes).map(Self)
     }
 
+    /// A key for another purpose. The purpose is words with a space, which no customer's id is.
+    pub(crate) fn derive(&self, purpose: &str) -> Key {
+        debug_assert!(purpose.contains(' '), "a purpose cannot be mistaken for a customer");
+        Key::new(self.0.sign(purpose)).expect("a MAC has 32 bytes")
+    }
+
     /// HMAC-SHA256 of the customer's id, as `current_tenant()` checks it.
-    fn sign(&self, customer: &CustomerId) -> [u8; 32] {
+    pub(crate) fn sign(&self, customer: &CustomerId) -> [u8; 32] {
         self.0.sign(customer.as_str())
     }
 }
@@ -83,17 +93,31 @@ impl TenantError {
     }
 }
 
-/// A read-only transaction in which PostgreSQL shows one customer's rows only.
+/// A transaction in which PostgreSQL shows one customer's rows only.
 ///
 /// The tenant is local to the transaction: no setting survives it, so a pooler may hand the connection to anyone next.
 #[derive(Debug)]
 pub struct TenantTransaction(Transaction<'static, Postgres>);
 
 impl TenantTransaction {
-    /// Begins, and names the customer before anything else runs.
+    /// Begins to read, and names the customer before anything else runs.
     pub async fn begin(pool: &PgPool, key: &TenantMac, customer: &CustomerId) -> Result<Self, TenantError> {
+        Self::begin_with(BEGIN, pool, key, customer).await
+    }
+
+    /// Begins to write. Nothing is written before [`TenantTransaction::end`].
+    pub async fn begin_writing(pool: &PgPool, key: &TenantMac, customer: &CustomerId) -> Result<Self, TenantError> {
+        Self::begin_with(BEGIN_WRITING, pool, key, customer).await
+    }
+
+    async fn begin_with(
+        sql: &'static str,
+        pool: &PgPool,
+        key: &TenantMac,
+        customer: &CustomerId,
+    ) -> Result<Self, TenantError> {
         let begin = async {
-            let mut transaction = pool.begin_with(BEGIN).await?;
+            let mut transaction = pool.begin_with(sql).await?;
             sqlx::query(SET_TENANT)
                 .bind(customer.as_str())
                 .bind(key.sign(customer).as_slice())
@@ -107,7 +131,7 @@ impl TenantTransaction {
             .map_err(|_| TenantError::TimedOut)?
     }
 
-    /// Ends the transaction. Dropping it ends it as well, but leaves the work to the connection's next user.
+    /// Commits the transaction. Dropped instead, it is rolled back by the connection's next user.
     pub async fn end(self) -> Result<(), TenantError> {
         Ok(self.0.commit().await?)
     }

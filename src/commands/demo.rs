@@ -8,7 +8,9 @@ use std::process::ExitCode;
 
 use aggregator::directory::{AccountDirectory, CustomerId, NewCustomer};
 use anyhow::Context;
-use api::{BootstrapSecret, Grouping, UsageQuery, UsageScope, usage};
+use api::api_keys::NewKey;
+use api::auth::Scope;
+use api::{Grouping, UsageQuery, UsageScope, usage};
 use benches::cloudtrail::{LOGS_FOLDER, Plan, write_month};
 use billing::{Customers, Month, Outcome, render_text};
 use ingest::{AccountId, Hour, Meter, Timestamp};
@@ -52,7 +54,17 @@ pub(super) async fn run(global: &Global, arguments: cli::Demo) -> anyhow::Result
         }
         bound => bound.with_context(|| format!("cannot listen on {}", arguments.listen))?,
     };
-    let key = BootstrapSecret::new(platform.keys().bootstrap)?.key_for(&customer);
+    let key = super::keys::create(
+        &platform.stores,
+        NewKey {
+            customer: Some(customer),
+            name: "demo".to_owned(),
+            scopes: [Scope::ReadUsage, Scope::ReadInvoices].into_iter().collect(),
+            expires_at: None,
+        },
+    )
+    .await?
+    .1;
     print::line("Ask for this customer's usage, hour by hour:");
     print::line(&format!("  {}", curl(&key, listener.local_addr()?, period)));
     super::serve::serve(global, platform, listener).await?;

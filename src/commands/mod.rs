@@ -2,11 +2,13 @@
 
 mod accounts;
 mod completions;
+mod audit;
 mod customers;
 mod dead_letters;
 #[cfg(feature = "local")]
 mod demo;
 mod invoice;
+mod keys;
 mod replay;
 mod serve;
 mod sources;
@@ -44,6 +46,8 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Invoice(invoice) => invoice::run(global, invoice).await,
         Command::DeadLetters(letters) => dead_letters::run(global, letters).await,
         Command::Sources => sources::run(global),
+        Command::Audit(audit) => audit::run(global, audit).await,
+        Command::Keys(keys) => keys::run(global, keys).await,
         Command::Status => status::run(global).await,
         Command::Completions(completions) => Ok(completions::run(&completions)),
     }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use api::{ApiState, BootstrapSecret, TenantMac};
+use api::{ApiParts, ApiState, Identity, TenantMac};
 use tokio::net::TcpListener;
 
 use crate::cli::{self, Global};
@@ -29,11 +29,19 @@ pub(super) async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
 pub(super) async fn serve(global: &Global, mut platform: Platform, listener: TcpListener) -> anyhow::Result<()> {
     let url = format!("http://{}", listener.local_addr()?);
     platform.publish_api(&url)?;
-    let state = ApiState {
-        pool: platform.stores.database.pool(Role::App)?,
-        mac_key: TenantMac::new(platform.keys().tenant)?,
-        bootstrap_secret: BootstrapSecret::new(platform.keys().bootstrap)?,
-    };
+    let state = state(&platform, listener.local_addr()?).await?;
+    let authenticator = state.authenticator().clone();
+    let refreshing = tokio::spawn(platform.keys().session.clone().keep_fresh(authenticator.sessions().clone()));
+    let place = std::env::var("SECUREBASE_AUDIT_ARCHIVE").ok().or_else(|| super::audit::default_place(global));
+    let stores = platform.stores.clone();
+    let archiving = tokio::spawn(async move {
+        match place {
+            Some(place) => super::audit::keep_archiving(stores, place).await,
+            None => {
+                tracing::warn!("no SECUREBASE_AUDIT_ARCHIVE: the heads of the audit trail are written down nowhere")
+            }
+        }
+    });
     if global.json {
         print::json(&serde_json::json!({ "api": url, "pid": std::process::id() }));
     } else {
@@ -50,6 +58,19 @@ pub(super) async fn serve(global: &Global, mut platform: Platform, listener: Tcp
         }
     };
     let served = api::serve(listener, state, shutdown).await;
+    refreshing.abort();
+    archiving.abort();
+    let counts = authenticator.cache_counts();
+    if let Some(per_mille) = counts.hits_per_mille() {
+        tracing::info!(
+            memory = counts.memory,
+            table = counts.table,
+            missed = counts.missed,
+            "the authentication cache answered {}.{} %",
+            per_mille / 10,
+            per_mille % 10
+        );
+    }
     let closed = platform.close().await;
     served?;
     closed?;
@@ -57,6 +78,21 @@ pub(super) async fn serve(global: &Global, mut platform: Platform, listener: Tcp
         Ok(reason) => Err(anyhow::anyhow!(reason)),
         Err(_) => Ok(()),
     }
+}
+
+/// The parts of the API over these stores.
+async fn state(platform: &Platform, address: SocketAddr) -> anyhow::Result<ApiState> {
+    let stores = &platform.stores;
+    let signing_keys = platform.keys().session.load(address).await?;
+    Ok(ApiState::new(ApiParts {
+        pool: stores.database.pool(Role::App)?,
+        operator_pool: Some(stores.database.pool(Role::Operator)?),
+        mac_key: TenantMac::new(platform.keys().tenant)?,
+        signing_keys,
+        verified_table: stores.verified_table().await?,
+        hashing_threads: std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
+        identity: Identity::OfHeader,
+    }))
 }
 
 /// Resolves when the process is asked to end.

@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use sqlx::{Connection, PgConnection};
 
 use crate::events::{ACCOUNT, object};
-use crate::support::{Serving, Site, api_key, block_on, now, run};
+use crate::support::{Serving, Site, block_on, now, run};
 
 const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 
@@ -70,7 +70,7 @@ fn each_missing_setting_is_named() {
         (vec![], ["SECUREBASE_APP_DATABASE_URL", "login"]),
         (vec![app.clone()], ["SECUREBASE_TENANT_KEY", "64 hexadecimal digits"]),
         (vec![app.clone(), malformed], ["SECUREBASE_TENANT_KEY", "64 hexadecimal digits"]),
-        (vec![app, tenant], ["SECUREBASE_BOOTSTRAP_SECRET", "64 hexadecimal digits"]),
+        (vec![app, tenant], ["SECUREBASE_SESSION_SECRET", "Secrets Manager"]),
     ] {
         let mut serve = with_credentials(&site, &["serve", "--listen", "127.0.0.1:0"]);
         serve.envs(settings);
@@ -84,7 +84,7 @@ fn with_keys(site: &Site, command: &mut Command) {
     command
         .env("SECUREBASE_APP_DATABASE_URL", site.database.as_ref().unwrap().url("securebase_app"))
         .env("SECUREBASE_TENANT_KEY", KEY)
-        .env("SECUREBASE_BOOTSTRAP_SECRET", KEY);
+        .env("SECUREBASE_SESSION_KEYS", format!(r#"{{"keys":[{{"id":"test","secret":"{KEY}"}}]}}"#));
 }
 
 #[test]
@@ -214,7 +214,8 @@ fn replay_feeds_a_stream_in_aws_and_serve_counts_it() {
     run(&mut program(&add)).succeeded();
     let register = ["accounts", "register", ACCOUNT, "--customer", "acme", "--from", "2024-01-01T00:00:00Z"];
     run(&mut program(&register)).succeeded();
-    assert_eq!(serving.quantity(&api_key(&hex::decode(KEY).unwrap(), "acme")), 100);
+    let made = run(&mut program(&["keys", "create", "--customer", "acme", "--name", "a test", "--json"])).json();
+    assert_eq!(serving.quantity(made["key"].as_str().unwrap()), 100);
     assert_eq!(serving.end_by(Signal::SIGTERM).code, Some(0));
     assert!(!site.home().exists(), "stores in AWS need no home");
 }

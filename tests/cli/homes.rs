@@ -29,7 +29,7 @@ fn a_home_below_a_folder_of_ones_own_works() {
     fs::create_dir(site.path("private")).unwrap();
     fs::set_permissions(site.path("private"), Permissions::from_mode(0o700)).unwrap();
     check(&site, site.path("private/home").to_str().unwrap());
-    let mode = fs::metadata(site.path("private/home/bootstrap.key")).unwrap().permissions().mode();
+    let mode = fs::metadata(site.path("private/home/session.key")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 }
 

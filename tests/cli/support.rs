@@ -12,8 +12,6 @@ use std::sync::{LazyLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use aggregator::directory::CustomerId;
-use api::BootstrapSecret;
 use embedded::testing::TestDatabase;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -150,15 +148,11 @@ impl Site {
         Serving::start(self.command(["serve", "--listen", "127.0.0.1:0", "--json"]))
     }
 
-    /// The key with which a customer asks the API of a local home.
+    /// A new key with which a customer asks the API of the home.
     pub(crate) fn api_key(&self, customer: &str) -> String {
-        api_key(&fs::read(self.home().join("bootstrap.key")).unwrap(), customer)
+        let made = self.json(["keys", "create", "--customer", customer, "--name", "a test"]);
+        made["key"].as_str().unwrap().to_owned()
     }
-}
-
-/// The bootstrap key of a customer.
-pub(crate) fn api_key(secret: &[u8], customer: &str) -> String {
-    BootstrapSecret::new(secret).unwrap().key_for(&CustomerId::parse(customer).unwrap())
 }
 
 /// A program without the settings that the tests' own environment may have.

@@ -9,16 +9,8 @@ use sqlx::PgPool;
 use crate::client::{encoded, get};
 use crate::stage::{Stage, one_row};
 
-/// Adds two customers and issues their invoices of the month; returns them in that order.
+/// Issues two customers their invoices of the month; returns them in that order.
 async fn issue(stage: &Stage, months: &[&str]) -> Vec<InvoiceDocument> {
-    sqlx::query(
-        "insert into customers (customer_id, name, tier, contract_start)
-         values ('acme', 'Acme', 'standard', '2026-01-01Z'), ('globex', 'Globex', 'fintech', '2026-01-01Z')
-         on conflict do nothing",
-    )
-    .execute(&mut stage.superuser().await)
-    .await
-    .unwrap();
     let billing = PgPool::connect_with(stage.options("securebase_billing")).await.unwrap();
     let mut issued = Vec::new();
     for (index, month) in months.iter().enumerate() {

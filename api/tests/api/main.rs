@@ -3,8 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "what fails to unwrap fails the test")]
 
 mod access;
+mod audit;
 mod client;
 mod invoices;
+mod isolation;
+mod keys;
 mod outage;
+mod pooler;
 mod stage;
 mod usage;

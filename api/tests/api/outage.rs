@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use api::{ApiState, pool};
+use api::{ApiParts, ApiState, pool};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -66,7 +66,7 @@ async fn a_lost_database_is_a_503_in_bounded_time_and_comes_back_by_itself() {
     let stage = Stage::new().await;
     let (wire, switch) = wire_to(stage.postgres_address()).await;
     let options = stage.options("securebase_app").host("127.0.0.1").port(wire.port());
-    let state = ApiState { pool: pool(options), ..stage.state() };
+    let state = ApiState::new(ApiParts { pool: pool(options), ..stage.parts() });
     let address = stage.serve(state).await;
     let key = stage.key("acme");
     let question = "/v1/usage?meter=cloudtrail_events";
@@ -91,6 +91,6 @@ async fn a_server_starts_without_its_database() {
     let stage = Stage::new().await;
     let unused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let options = stage.options("securebase_app").host("127.0.0.1").port(unused.port());
-    let address = stage.serve(ApiState { pool: pool(options), ..stage.state() }).await;
+    let address = stage.serve(ApiState::new(ApiParts { pool: pool(options), ..stage.parts() })).await;
     check_away(address, &stage.key("acme"), "nothing listens").await;
 }

@@ -3,23 +3,41 @@
 use std::net::SocketAddr;
 
 use aggregator::directory::CustomerId;
-use api::{ApiState, BootstrapSecret, TenantMac, pool, serve};
+use api::auth::{HashingPool, KeyToken, SigningKeys};
+use api::{ApiParts, ApiState, Identity, TenantMac, pool, serve};
 use chrono::{DateTime, Utc};
 use embedded::testing::TestDatabase;
 use ingest::{Meter, Timestamp};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{OnceCell, oneshot};
 use tokio::task::JoinHandle;
 
 const MAC_KEY: [u8; 32] = [42; 32];
-const BOOTSTRAP_SECRET: [u8; 32] = [43; 32];
+const SIGNING_KEY: [u8; 32] = [43; 32];
+
+/// The customers of a stage, each with a key that may do everything a customer's key may.
+const CUSTOMERS: [&str; 3] = ["acme", "globex", "nobody"];
+
+/// bcrypt takes long enough to do it once a process: every key of a stage has the same secret.
+static HASH: OnceCell<String> = OnceCell::const_new();
+const SECRET: [u8; 32] = [7; 32];
 
 /// One test's database and the server on it.
 pub(crate) struct Stage {
     pub(crate) address: SocketAddr,
-    database: TestDatabase,
+    pub(crate) database: TestDatabase,
+}
+
+/// A key of a customer, or of an operator. Those of one customer differ by number.
+pub(crate) fn token(customer: Option<&str>, number: u8) -> KeyToken {
+    let mut id = [number; 16];
+    let name = customer.unwrap_or_default().as_bytes();
+    id[..name.len().min(12)].copy_from_slice(&name[..name.len().min(12)]);
+    // The largest digits come first, and some of them are cut off.
+    id.reverse();
+    KeyToken::mint(customer.map(|customer| CustomerId::parse(customer).unwrap()), id, SECRET)
 }
 
 /// A row of `usage_rows`.
@@ -66,8 +84,41 @@ impl Stage {
         migrations::set_tenant_key(&mut owner, &MAC_KEY).await.unwrap();
         let unserved = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut stage = Self { address: unserved, database };
+        stage.add_customers(&mut owner).await;
         stage.address = stage.serve(stage.state()).await;
         stage
+    }
+
+    async fn add_customers(&self, owner: &mut PgConnection) {
+        for customer in CUSTOMERS {
+            sqlx::query(
+                "insert into customers (customer_id, name, tier, contract_start)
+                 values ($1, initcap($1), case $1 when 'globex' then 'fintech' else 'standard' end::customer_tier,
+                     '2026-01-01Z')",
+            )
+            .bind(customer)
+            .execute(&mut *owner)
+            .await
+            .unwrap();
+            self.add_key(&token(Some(customer), 1), &["read:usage", "read:invoices", "read:audit", "write:keys"]).await;
+        }
+    }
+
+    /// Stores a key with the secret that all keys of a stage have.
+    pub(crate) async fn add_key(&self, token: &KeyToken, scopes: &[&str]) {
+        let hash =
+            HASH.get_or_init(|| async { HashingPool::new(1).hash(token.secret_digest(), [9; 16]).await.unwrap() });
+        sqlx::query(
+            "insert into api_keys (key_id, customer_id, name, scopes, secret_hash, created_at, created_by)
+             values ($1, $2, 'a test', $3, $4, '2026-01-01Z', 'test')",
+        )
+        .bind(token.key_id.as_str())
+        .bind(token.customer.as_ref().map(CustomerId::as_str))
+        .bind(scopes.iter().map(|scope| (*scope).to_owned()).collect::<Vec<_>>())
+        .bind(hash.await)
+        .execute(&mut self.superuser().await)
+        .await
+        .unwrap();
     }
 
     pub(crate) fn url(&self, role: &str) -> String {
@@ -96,17 +147,25 @@ impl Stage {
         TenantMac::new(MAC_KEY).unwrap()
     }
 
-    pub(crate) fn state(&self) -> ApiState {
-        ApiState {
+    pub(crate) fn parts(&self) -> ApiParts {
+        ApiParts {
             pool: self.pool(),
+            operator_pool: Some(PgPool::connect_lazy_with(self.options("securebase_operator"))),
             mac_key: self.mac_key(),
-            bootstrap_secret: BootstrapSecret::new(BOOTSTRAP_SECRET).unwrap(),
+            signing_keys: SigningKeys::new(vec![("test".to_owned(), SIGNING_KEY.to_vec())]).unwrap(),
+            verified_table: None,
+            hashing_threads: 2,
+            identity: Identity::OfHeader,
         }
     }
 
-    /// The key of a customer, whether it exists or not.
+    pub(crate) fn state(&self) -> ApiState {
+        ApiState::new(self.parts())
+    }
+
+    /// The key of a customer of the stage.
     pub(crate) fn key(&self, customer: &str) -> String {
-        BootstrapSecret::new(BOOTSTRAP_SECRET).unwrap().key_for(&CustomerId::parse(customer).unwrap())
+        token(Some(customer), 1).reveal()
     }
 
     /// Another server in this process; it ends with the test.
@@ -119,7 +178,7 @@ impl Stage {
 
     /// A server whose connections have another role or key.
     pub(crate) async fn serve_as(&self, role: &str, mac_key: TenantMac) -> SocketAddr {
-        self.serve(ApiState { pool: pool(self.options(role)), mac_key, ..self.state() }).await
+        self.serve(ApiState::new(ApiParts { pool: pool(self.options(role)), mac_key, ..self.parts() })).await
     }
 
     /// A server that ends when told to.

@@ -1,0 +1,169 @@
+//! How often a secret may be tried: per address and key, so that nobody locks anybody else out, and per address.
+//!
+//! Only tries that cost a bcrypt are counted, and those that turn out right are given back.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ingest::Timestamp;
+use moka::sync::Cache;
+
+use super::token::KeyId;
+
+/// Wrong secrets for one key from one address: so many at once, and then one every six seconds.
+const PER_KEY: Rate = Rate { burst: 10, micros_each: 6_000_000 };
+
+/// Wrong secrets from one address, whatever the key.
+const PER_ADDRESS: Rate = Rate { burst: 100, micros_each: 600_000 };
+
+/// Addresses and pairs that are remembered. Who would make us forget one must come from that many others meanwhile.
+const REMEMBERED_MAX: u64 = 100_000;
+
+#[derive(Clone, Copy)]
+struct Rate {
+    burst: i64,
+    micros_each: i64,
+}
+
+/// A bucket as the time at which it is full again (the generic cell rate algorithm).
+#[derive(Debug)]
+struct Bucket(Mutex<i64>);
+
+impl Bucket {
+    /// Takes one try, or says after how many microseconds there is one.
+    fn take(&self, rate: Rate, now: i64) -> Result<(), i64> {
+        let mut full_at = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let after = (*full_at).max(now) + rate.micros_each;
+        let earliest = after - rate.burst * rate.micros_each;
+        if earliest > now {
+            return Err(earliest - now);
+        }
+        *full_at = after;
+        Ok(())
+    }
+
+    fn give_back(&self, rate: Rate) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) -= rate.micros_each;
+    }
+}
+
+/// Tries of every address.
+#[derive(Clone, Debug)]
+pub(crate) struct Attempts {
+    pairs: Cache<(IpAddr, KeyId), Arc<Bucket>>,
+    addresses: Cache<IpAddr, Arc<Bucket>>,
+}
+
+/// A try that was taken; [`Attempt::was_right`] gives it back.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    pair: Arc<Bucket>,
+    address: Arc<Bucket>,
+}
+
+impl Attempt {
+    /// The secret was right: it counts as no try.
+    pub(crate) fn was_right(self) {
+        self.pair.give_back(PER_KEY);
+        self.address.give_back(PER_ADDRESS);
+    }
+}
+
+impl Attempts {
+    pub(crate) fn new() -> Self {
+        // A bucket that nobody used for ten minutes is full.
+        let idle = Duration::from_secs(600);
+        Self {
+            pairs: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_idle(idle).build(),
+            addresses: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_idle(idle).build(),
+        }
+    }
+
+    /// Takes a try, or says in how many seconds the next one is free.
+    pub(crate) fn take(&self, address: IpAddr, key_id: &KeyId, now: Timestamp) -> Result<Attempt, u64> {
+        let address = network(address);
+        let full = || Arc::new(Bucket(Mutex::new(i64::MIN / 2)));
+        let of_pair = self.pairs.get_with((address, key_id.clone()), full);
+        let of_address = self.addresses.get_with(address, full);
+        let seconds = |micros: i64| u64::try_from(micros).unwrap_or_default().div_ceil(1_000_000).max(1);
+        of_pair.take(PER_KEY, now.micros()).map_err(seconds)?;
+        if let Err(wait) = of_address.take(PER_ADDRESS, now.micros()) {
+            of_pair.give_back(PER_KEY);
+            return Err(seconds(wait));
+        }
+        Ok(Attempt { pair: of_pair, address: of_address })
+    }
+}
+
+/// The address itself; for IPv6 its /64, which one subscriber has whole (RFC 6177).
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+        address => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(text: &str) -> KeyId {
+        KeyId::parse(text).unwrap()
+    }
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_micros(1_800_000_000_000_000 + seconds * 1_000_000).unwrap()
+    }
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    const A: &str = "AAAAAAAAAAAAAAAA";
+    const B: &str = "BBBBBBBBBBBBBBBB";
+
+    #[test]
+    fn a_pair_has_ten_tries_and_one_more_every_six_seconds() {
+        let attempts = Attempts::new();
+        let attacker = address("192.0.2.1");
+        for _ in 0..10 {
+            drop(attempts.take(attacker, &key(A), at(0)).unwrap());
+        }
+        assert_eq!(attempts.take(attacker, &key(A), at(0)).unwrap_err(), 6);
+        assert_eq!(attempts.take(attacker, &key(A), at(5)).unwrap_err(), 1);
+        drop(attempts.take(attacker, &key(A), at(6)).unwrap());
+        assert!(attempts.take(attacker, &key(A), at(6)).is_err());
+        assert!(attempts.take(address("192.0.2.2"), &key(A), at(6)).is_ok(), "the victim is not locked out");
+        assert!(attempts.take(attacker, &key(B), at(6)).is_ok());
+    }
+
+    #[test]
+    fn right_secrets_count_as_no_try() {
+        let attempts = Attempts::new();
+        for _ in 0..1_000 {
+            attempts.take(address("192.0.2.1"), &key(A), at(0)).unwrap().was_right();
+        }
+    }
+
+    #[test]
+    fn an_address_runs_out_of_tries_over_all_keys_also_within_its_ipv6_network() {
+        let attempts = Attempts::new();
+        let mut taken = 0;
+        for number in 0..1_000_u16 {
+            let attacker = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 1, number, 0, 0, 1));
+            let id = key(&format!("{number:016}"));
+            taken += u32::from(attempts.take(attacker, &id, at(0)).is_ok());
+        }
+        assert_eq!(taken, 100);
+        assert!(attempts.take(address("2001:db8:0:2::1"), &key(A), at(0)).is_ok());
+    }
+
+    #[test]
+    fn an_ipv4_address_is_the_same_in_both_of_its_forms() {
+        assert_eq!(network(address("::ffff:192.0.2.1")), address("192.0.2.1"));
+    }
+}
