@@ -12,6 +12,7 @@ use axum::http::request::Parts;
 use crate::auth::{AuthenticationError, AuthorizerContext, Caller, LookUpError, Scope};
 use crate::edge::now;
 use crate::problem::Problem;
+use crate::rate::{Left, REQUESTS_PER_MINUTE};
 use crate::state::ApiState;
 
 /// The caller's address where there is no peer: what the request's context says. The host puts it into the request's
@@ -30,11 +31,16 @@ pub enum Identity {
 
 /// Where the edge finds out afterwards who called.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct CallerSlot(Arc<OnceLock<Caller>>);
+pub(crate) struct CallerSlot(Arc<OnceLock<Caller>>, Arc<OnceLock<Left>>);
 
 impl CallerSlot {
     pub(crate) fn get(&self) -> Option<&Caller> {
         self.0.get()
+    }
+
+    /// What is left of the caller's requests.
+    pub(crate) fn left(&self) -> Option<Left> {
+        self.1.get().copied()
     }
 }
 
@@ -68,7 +74,20 @@ async fn authenticate(parts: &Parts, state: &ApiState) -> Result<Caller, Problem
             state.authenticator.recheck(context, now()).await?
         }
     };
-    Ok(slot.0.get_or_init(|| caller).clone())
+    let caller = slot.0.get_or_init(|| caller).clone();
+    let owner = caller.customer.as_ref().map_or("", CustomerId::as_str);
+    match state.rates.take(owner, now()) {
+        Ok(left) => {
+            slot.1.get_or_init(|| left);
+        }
+        Err(retry_after_secs) => {
+            // Named as empty in the answer's headers as well.
+            slot.1.get_or_init(|| Left { remaining: 0, full_in_secs: 60 });
+            let detail = format!("at most {REQUESTS_PER_MINUTE} requests a minute; wait as `Retry-After` says");
+            return Err(Problem::too_many("too-many-requests", &detail, retry_after_secs));
+        }
+    }
+    Ok(caller)
 }
 
 impl From<AuthenticationError> for Problem {

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::audit::Call;
 use crate::caller::{CallerSlot, address_of};
 use crate::problem::Problem;
+use crate::rate::REQUESTS_PER_MINUTE;
 use crate::state::ApiState;
 
 /// From a request's last header byte to its answer, at most.
@@ -24,6 +25,8 @@ pub const REQUEST_MS_MAX: u64 = 10_000;
 /// The largest body that is let in.
 pub const BODY_BYTES_MAX: u64 = 16 * 1024;
 
+const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Security headers of every answer (OWASP REST Security Cheat Sheet, "Security Headers").
@@ -89,6 +92,13 @@ pub(crate) async fn edge(State(state): State<ApiState>, mut request: Request, ne
     let headers = response.headers_mut();
     for (name, value) in HEADERS {
         headers.insert(name, HeaderValue::from_static(value));
+    }
+    if let Some(left) = caller.left() {
+        // draft-ietf-httpapi-ratelimit-headers: what holds, and what is left.
+        let policy = format!("\"customer\";q={REQUESTS_PER_MINUTE};w=60");
+        let state = format!("\"customer\";r={};t={}", left.remaining, left.full_in_secs);
+        headers.insert(RATELIMIT_POLICY, HeaderValue::from_str(&policy).expect("digits and quotes are visible"));
+        headers.insert(RATELIMIT, HeaderValue::from_str(&state).expect("digits and quotes are visible"));
     }
     headers.insert(X_REQUEST_ID, HeaderValue::from_str(&request_id).expect("a UUID is visible ASCII"));
     tracing::info!(

@@ -17,12 +17,15 @@ mod body;
 mod caller;
 mod customer;
 mod edge;
+mod etag;
 mod idempotency;
 mod invoices;
 mod isolation;
 mod key;
+mod metrics;
 mod parameters;
 mod problem;
+mod rate;
 mod readiness;
 mod server;
 mod sessions;
@@ -31,12 +34,18 @@ mod state;
 mod statements;
 mod tenant;
 mod usage;
+mod usage_stream;
+mod watchers;
 mod write;
+
+/// The types of HTTP that [`ApiParts`] names.
+pub use axum::http;
 
 pub use caller::{CallerAddress, Identity};
 pub use edge::{BODY_BYTES_MAX, REQUEST_MS_MAX};
 pub use idempotency::ANSWERS_KEPT_SECS;
 pub use key::KeyTooShort;
+pub use rate::REQUESTS_PER_MINUTE;
 pub use readiness::NotReady;
 pub use server::{SHUTDOWN_MS_MAX, router, serve};
 pub use state::{ApiParts, ApiState, pool};
@@ -45,3 +54,4 @@ pub use usage::{
     BadGrouping, GroupKey, Grouping, RangeError, UsageAnswer, UsageCursor, UsageError, UsageQuery, UsageRow,
     UsageScope, usage,
 };
+pub use usage_stream::{POLL_SECS_MAX, STREAM_CHECK_SECS, STREAM_SECS_MAX};

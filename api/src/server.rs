@@ -6,23 +6,27 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router, middleware};
 use billing::InvoiceDocument;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tower::util::option_layer;
+use tower_http::compression::CompressionLayer;
+use tower_http::cors::CorsLayer;
 
 use crate::caller::{ReadInvoices, ReadUsage, Tenant};
 use crate::edge::{edge, now};
+use crate::etag::etag;
 use crate::isolation::{Foreign, report_foreign};
 use crate::parameters::Parameters;
 use crate::problem::Problem;
 use crate::state::ApiState;
 use crate::tenant::TenantTransaction;
 use crate::usage::UsageAnswer;
-use crate::{api_keys, audit, customer, invoices, readiness, sessions, usage};
+use crate::{api_keys, audit, customer, invoices, metrics, readiness, sessions, usage, usage_stream};
 
 /// After the signal to stop: how long running requests may take to end.
 pub const SHUTDOWN_MS_MAX: u64 = 10_000;
@@ -40,13 +44,36 @@ pub fn router(state: ApiState) -> Router {
         .route("/v1/accounts", get(customer::accounts))
         .route("/v1/audit-events", get(audit::wire::list))
         .route("/v1/customers/{customer}", get(customer::find))
+        .route("/v1/metrics", get(metrics::month))
+        .route("/v1/metrics/history", get(metrics::history))
+        .route("/v1/usage/stream", get(usage_stream::watch))
         .route("/v1/usage", get(read_usage))
         .route("/v1/invoices", get(list_invoices))
         .route("/v1/invoices/{invoice}", get(read_invoice))
         .fallback(async || Problem::of_status(StatusCode::NOT_FOUND))
         .method_not_allowed_fallback(async || Problem::of_status(StatusCode::METHOD_NOT_ALLOWED))
+        .layer(middleware::from_fn(etag))
+        .layer(option_layer(cors(&state.cors_origins)))
         .layer(middleware::from_fn_with_state(state.clone(), edge))
+        // Small answers and streams are left as they are.
+        .layer(CompressionLayer::new())
         .with_state(state)
+}
+
+/// Lets scripts of these origins ask, with a key in a header; cookies play no part. Without origins nothing is added.
+fn cors(origins: &[HeaderValue]) -> Option<CorsLayer> {
+    if origins.is_empty() {
+        return None;
+    }
+    let asked = ["authorization", "content-type", "idempotency-key", "if-none-match", "last-event-id"];
+    let shown = ["etag", "ratelimit", "ratelimit-policy", "retry-after", "x-next-cursor", "x-request-id"];
+    let cors = CorsLayer::new()
+        .allow_origin(origins.to_vec())
+        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::DELETE])
+        .allow_headers(asked.map(HeaderName::from_static))
+        .expose_headers(shown.map(HeaderName::from_static))
+        .max_age(Duration::from_secs(600));
+    Some(cors)
 }
 
 /// Answers requests until `shutdown` completes, then lets the running ones end, for [`SHUTDOWN_MS_MAX`] at most.

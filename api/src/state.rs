@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::http::HeaderValue;
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
@@ -9,7 +10,9 @@ use crate::audit::AuditRecorder;
 use crate::auth::{Authenticator, HashingPool, Sessions, SigningKeys, Verified};
 use crate::caller::Identity;
 use crate::edge::{REQUEST_MS_MAX, now};
+use crate::rate::CustomerRates;
 use crate::tenant::{DATABASE_WAIT_MS_MAX, TenantMac};
+use crate::watchers::Watchers;
 
 /// Connections to PostgreSQL that one API process holds at most.
 const CONNECTIONS_MAX: u32 = 16;
@@ -31,6 +34,8 @@ pub struct ApiParts {
     pub hashing_threads: usize,
     /// Who lets callers in.
     pub identity: Identity,
+    /// Origins whose scripts may ask, such as `https://portal.example.com`; none by default.
+    pub cors_origins: Vec<HeaderValue>,
 }
 
 /// The shared state of the router. Cheap to clone; prints no secret.
@@ -42,12 +47,24 @@ pub struct ApiState {
     pub(crate) authenticator: Authenticator,
     pub(crate) recorder: AuditRecorder,
     pub(crate) identity: Identity,
+    pub(crate) watchers: Watchers,
+    pub(crate) rates: CustomerRates,
+    pub(crate) cors_origins: Vec<HeaderValue>,
 }
 
 impl ApiState {
     /// Puts the parts together and begins to record calls, as a task of this runtime.
     pub fn new(parts: ApiParts) -> Self {
-        let ApiParts { pool, operator_pool, mac_key, signing_keys, verified_table, hashing_threads, identity } = parts;
+        let ApiParts {
+            pool,
+            operator_pool,
+            mac_key,
+            signing_keys,
+            verified_table,
+            hashing_threads,
+            identity,
+            cors_origins,
+        } = parts;
         let verified = Verified::new(mac_key.derive("authentication cache"));
         let verified = match verified_table {
             Some((client, table)) => verified.with_table(client, table),
@@ -56,7 +73,18 @@ impl ApiState {
         let hashing = HashingPool::new(hashing_threads);
         let authenticator = Authenticator::new(pool.clone(), hashing, verified, Sessions::new(signing_keys));
         let recorder = AuditRecorder::start(pool.clone(), operator_pool.clone(), mac_key.clone(), now);
-        Self { pool, operator_pool, mac_key, authenticator, recorder, identity }
+        let watchers = Watchers::new(pool.clone(), mac_key.clone());
+        Self {
+            pool,
+            operator_pool,
+            mac_key,
+            authenticator,
+            recorder,
+            identity,
+            watchers,
+            rates: CustomerRates::new(),
+            cors_origins,
+        }
     }
 
     /// Checks keys and sessions; for an authorizer, and to replace signing keys.

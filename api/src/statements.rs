@@ -41,6 +41,7 @@ async fn every_statement_prepares_as_the_role_that_runs_it() {
         audit::wire::LIST,
         customer::ACCOUNTS,
         customer::FIND,
+        crate::metrics::READ,
         crate::auth::stored_key::LOOK_UP,
     ];
     for sql in of_app.iter().chain(&of_both) {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use api::http::HeaderValue;
 use api::{ApiParts, ApiState, Identity, TenantMac};
 use tokio::net::TcpListener;
 
@@ -80,6 +81,23 @@ pub(super) async fn serve(global: &Global, mut platform: Platform, listener: Tcp
     }
 }
 
+/// Origins whose scripts may ask the API, separated by commas.
+fn cors_origins() -> anyhow::Result<Vec<HeaderValue>> {
+    const NAME: &str = "SECUREBASE_CORS_ORIGINS";
+    let given = std::env::var(NAME).unwrap_or_default();
+    let origins = given.split(',').map(str::trim).filter(|origin| !origin.is_empty());
+    let origin = |text: &str| {
+        // `*` would let every page in the browser ask; a list names those that may.
+        anyhow::ensure!(
+            text.split_once("://")
+                .is_some_and(|(scheme, rest)| ["http", "https"].contains(&scheme) && !rest.contains(['/', '*'])),
+            "{NAME}: {text:?} is no origin such as https://portal.example.com"
+        );
+        HeaderValue::from_str(text).with_context(|| format!("{NAME}: {text:?}"))
+    };
+    origins.map(origin).collect()
+}
+
 /// The parts of the API over these stores.
 async fn state(platform: &Platform, address: SocketAddr) -> anyhow::Result<ApiState> {
     let stores = &platform.stores;
@@ -92,6 +110,7 @@ async fn state(platform: &Platform, address: SocketAddr) -> anyhow::Result<ApiSt
         verified_table: stores.verified_table().await?,
         hashing_threads: std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
         identity: Identity::OfHeader,
+        cors_origins: cors_origins()?,
     }))
 }
 

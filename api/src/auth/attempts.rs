@@ -3,13 +3,14 @@
 //! Only tries that cost a bcrypt are counted, and those that turn out right are given back.
 
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ingest::Timestamp;
 use moka::sync::Cache;
 
 use super::token::KeyId;
+use crate::rate::{Bucket, Rate, whole_seconds};
 
 /// Wrong secrets for one key from one address: so many at once, and then one every six seconds.
 const PER_KEY: Rate = Rate { burst: 10, micros_each: 6_000_000 };
@@ -19,34 +20,6 @@ const PER_ADDRESS: Rate = Rate { burst: 100, micros_each: 600_000 };
 
 /// Addresses and pairs that are remembered. Who would make us forget one must come from that many others meanwhile.
 const REMEMBERED_MAX: u64 = 100_000;
-
-#[derive(Clone, Copy)]
-struct Rate {
-    burst: i64,
-    micros_each: i64,
-}
-
-/// A bucket as the time at which it is full again (the generic cell rate algorithm).
-#[derive(Debug)]
-struct Bucket(Mutex<i64>);
-
-impl Bucket {
-    /// Takes one try, or says after how many microseconds there is one.
-    fn take(&self, rate: Rate, now: i64) -> Result<(), i64> {
-        let mut full_at = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let after = (*full_at).max(now) + rate.micros_each;
-        let earliest = after - rate.burst * rate.micros_each;
-        if earliest > now {
-            return Err(earliest - now);
-        }
-        *full_at = after;
-        Ok(())
-    }
-
-    fn give_back(&self, rate: Rate) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) -= rate.micros_each;
-    }
-}
 
 /// Tries of every address.
 #[derive(Clone, Debug)]
@@ -83,14 +56,13 @@ impl Attempts {
     /// Takes a try, or says in how many seconds the next one is free.
     pub(crate) fn take(&self, address: IpAddr, key_id: &KeyId, now: Timestamp) -> Result<Attempt, u64> {
         let address = network(address);
-        let full = || Arc::new(Bucket(Mutex::new(i64::MIN / 2)));
+        let full = || Arc::new(Bucket::full());
         let of_pair = self.pairs.get_with((address, key_id.clone()), full);
         let of_address = self.addresses.get_with(address, full);
-        let seconds = |micros: i64| u64::try_from(micros).unwrap_or_default().div_ceil(1_000_000).max(1);
-        of_pair.take(PER_KEY, now.micros()).map_err(seconds)?;
+        of_pair.take(PER_KEY, now.micros()).map_err(whole_seconds)?;
         if let Err(wait) = of_address.take(PER_ADDRESS, now.micros()) {
             of_pair.give_back(PER_KEY);
-            return Err(seconds(wait));
+            return Err(whole_seconds(wait));
         }
         Ok(Attempt { pair: of_pair, address: of_address })
     }

@@ -12,3 +12,4 @@ mod outage;
 mod pooler;
 mod stage;
 mod usage;
+mod wire;

@@ -156,6 +156,7 @@ impl Stage {
             verified_table: None,
             hashing_threads: 2,
             identity: Identity::OfHeader,
+            cors_origins: vec![],
         }
     }
 

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a step that fails is a failed test, also in a helper")]
 
 mod audit;
+mod isolation;
 
 use embedded::PostgreSql;
 use embedded::testing::TestDatabase;

@@ -1,0 +1,132 @@
+//! `GET /v1/metrics` and `/v1/metrics/history`: a customer's monthly totals.
+
+use axum::Json;
+use axum::extract::State;
+use chrono::{DateTime, Datelike, Months, NaiveDate, Utc};
+use ingest::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
+
+use crate::caller::{ReadUsage, Tenant};
+use crate::edge::now;
+use crate::parameters::Parameters;
+use crate::problem::Problem;
+use crate::state::ApiState;
+use crate::tenant::{TenantError, TenantTransaction};
+
+/// Months of a history.
+const MONTHS_MAX: u32 = 12;
+
+/// The totals of the months `[$1, $2]`, each as an object of decimal strings: every total the table has, by its name.
+pub(crate) const READ: &str = "select m.month, m.updated_at, \
+     (select jsonb_object_agg(e.key, e.value) \
+      from jsonb_each_text(to_jsonb(m) - array['customer_id', 'month', 'updated_at']) as e)::text \
+     from usage_metrics m where m.customer_id = (select current_tenant()) and m.month between $1 and $2 \
+     order by m.month desc";
+
+/// One month.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct MonthMetrics {
+    /// `2026-11`, UTC.
+    pub(crate) month: String,
+    /// Totals in each meter's raw unit, as decimal strings; a total is null while no source of it has reported. Null
+    /// altogether when nothing was counted in that month.
+    pub(crate) metrics: Option<Value>,
+    /// When the totals last changed.
+    pub(crate) updated_at: Option<String>,
+    /// Up to here nothing more is expected; null while no source is proven or reconciled.
+    pub(crate) complete_through: Option<String>,
+}
+
+/// The answer of `GET /v1/metrics/history`, newest first, every month of the range.
+#[derive(Debug, Serialize)]
+pub(crate) struct MetricsHistory {
+    months: Vec<MonthMetrics>,
+}
+
+pub(crate) async fn month(
+    tenant: Tenant<ReadUsage>,
+    State(state): State<ApiState>,
+    parameters: Parameters,
+) -> Result<Json<MonthMetrics>, Problem> {
+    parameters.only(&["month"])?;
+    let month = parameters.read("month", read_month)?.unwrap_or_else(|| first_day(now()));
+    let mut months = read(&state, &tenant, month, month).await?;
+    Ok(Json(months.remove(0)))
+}
+
+pub(crate) async fn history(
+    tenant: Tenant<ReadUsage>,
+    State(state): State<ApiState>,
+    parameters: Parameters,
+) -> Result<Json<MetricsHistory>, Problem> {
+    parameters.only(&["months", "until"])?;
+    let months = parameters.read("months", |text| match text.parse() {
+        Ok(months) if (1..=MONTHS_MAX).contains(&months) => Ok(months),
+        _ => Err(format!("expected a whole number from 1 to {MONTHS_MAX}")),
+    })?;
+    let last = parameters.read("until", read_month)?.unwrap_or_else(|| first_day(now()));
+    let back = Months::new(months.unwrap_or(MONTHS_MAX) - 1);
+    let first = last
+        .checked_sub_months(back)
+        .ok_or_else(|| Problem::parameter("until", "query parameter `until`: too early"))?;
+    Ok(Json(MetricsHistory { months: read(&state, &tenant, first, last).await? }))
+}
+
+/// `2026-11`, of the years in which usage can be.
+fn read_month(text: &str) -> Result<NaiveDate, String> {
+    let digits = text.len() == 7
+        && text.bytes().enumerate().all(|(at, byte)| if at == 4 { byte == b'-' } else { byte.is_ascii_digit() });
+    let month = NaiveDate::parse_from_str(&format!("{text}-01"), "%Y-%m-%d").ok();
+    let month = month.filter(|month| digits && (2000..2200).contains(&month.year()));
+    month.ok_or_else(|| "expected a month such as 2026-11".to_owned())
+}
+
+fn first_day(now: Timestamp) -> NaiveDate {
+    DateTime::<Utc>::from(now).date_naive().with_day(1).expect("every month has a first day")
+}
+
+async fn read(
+    state: &ApiState,
+    tenant: &Tenant<ReadUsage>,
+    first: NaiveDate,
+    last: NaiveDate,
+) -> Result<Vec<MonthMetrics>, Problem> {
+    let mut transaction = TenantTransaction::begin(&state.pool, &state.mac_key, &tenant.customer).await?;
+    let rows = rows(&mut transaction, first, last).await.map_err(TenantError::from)?;
+    transaction.end().await?;
+    let mut months = Vec::new();
+    let mut month = last;
+    while month >= first {
+        let row = rows.iter().find(|row| row.0 == month);
+        months.push(MonthMetrics {
+            month: month.format("%Y-%m").to_string(),
+            metrics: row.map(|row| row.2.clone()),
+            updated_at: row.map(|row| Timestamp::from(row.1).to_string()),
+            complete_through: None,
+        });
+        month = month.checked_sub_months(Months::new(1)).expect("months of this range");
+    }
+    Ok(months)
+}
+
+/// Month, time of the last change, totals.
+pub(crate) async fn rows(
+    connection: &mut PgConnection,
+    first: NaiveDate,
+    last: NaiveDate,
+) -> Result<Vec<(NaiveDate, DateTime<Utc>, Value)>, sqlx::Error> {
+    sqlx::query(READ)
+        .bind(first)
+        .bind(last)
+        .persistent(false)
+        .try_map(|row: PgRow| {
+            let totals: String = row.try_get(2)?;
+            let totals = serde_json::from_str(&totals).map_err(|error| sqlx::Error::Decode(error.into()))?;
+            Ok((row.try_get(0)?, row.try_get(1)?, totals))
+        })
+        .fetch_all(connection)
+        .await
+}
