@@ -1,15 +1,17 @@
 //! The caller of a request: taken from the peer and the `Authorization` header, or from the gateway's context.
 
 use std::marker::PhantomData;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use aggregator::directory::CustomerId;
 use axum::extract::{ConnectInfo, FromRequestParts};
 use axum::http::header;
 use axum::http::request::Parts;
+use sqlx::PgPool;
 
 use crate::auth::{AuthenticationError, AuthorizerContext, Caller, LookUpError, Scope};
+use crate::connections::Peer;
 use crate::edge::now;
 use crate::problem::Problem;
 use crate::rate::{Left, REQUESTS_PER_MINUTE};
@@ -47,7 +49,7 @@ impl CallerSlot {
 /// The address a request came from.
 pub(crate) fn address_of(extensions: &axum::http::Extensions) -> Option<IpAddr> {
     let given = extensions.get::<CallerAddress>().map(|address| address.0);
-    given.or_else(|| extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip()))
+    given.or_else(|| extensions.get::<ConnectInfo<Peer>>().map(|peer| peer.0.0.ip()))
 }
 
 /// Authenticates the request, once.
@@ -159,5 +161,29 @@ impl FromRequestParts<ApiState> for Anyone {
 
     async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
         authenticate(parts, state).await.map(Self)
+    }
+}
+
+/// An operator's caller, with the connections of the operator's role.
+#[derive(Clone, Debug)]
+pub(crate) struct Operator {
+    pub(crate) caller: Caller,
+    pub(crate) pool: PgPool,
+}
+
+impl FromRequestParts<ApiState> for Operator {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
+        let caller = authenticate(parts, state).await?;
+        // Only an operator's key has the scope; a customer's cannot be given it, and is no operator's if it were.
+        if caller.customer.is_some() || !caller.scopes.allows(Scope::Admin) {
+            return Err(Problem::not_allowed("an operator's key"));
+        }
+        let pool = state
+            .operator_pool
+            .clone()
+            .ok_or_else(|| Problem::not_found("this server has no routes for operators; ask the operator's own"))?;
+        Ok(Self { caller, pool })
     }
 }

@@ -8,6 +8,7 @@ use ingest::Timestamp;
 use serde::Serialize;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
+use utoipa::ToSchema;
 
 use crate::caller::{ReadUsage, Tenant};
 use crate::edge::now;
@@ -33,7 +34,7 @@ pub(crate) const ACCOUNTS: &str = "select account_id, lower(valid), upper(valid)
      order by account_id, lower(valid) limit $3";
 
 /// A customer as it is written.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct CustomerDocument {
     id: String,
     name: String,
@@ -47,14 +48,14 @@ pub(crate) struct CustomerDocument {
 }
 
 /// Used now, and allowed by the tier.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Allowance {
     used: i64,
     allowed: i32,
 }
 
 /// An interval of ownership.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct OwnedAccount {
     account: String,
     from: String,
@@ -63,13 +64,17 @@ pub(crate) struct OwnedAccount {
 }
 
 /// The answer of `GET /v1/accounts`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct AccountList {
     accounts: Vec<OwnedAccount>,
     #[serde(skip_serializing_if = "Option::is_none")]
     next_cursor: Option<String>,
 }
 
+/// The customer of the key, with what its tier allows.
+#[utoipa::path(get, path = "/v1/customers/{customer}", operation_id = "get_customer", tag = "customer",
+    security(("key" = ["read:usage"])), params(("customer" = String, Path, description = "Its own id")),
+    responses((status = 200, description = "The customer", body = CustomerDocument)))]
 pub(crate) async fn find(
     tenant: Tenant<ReadUsage>,
     State(state): State<ApiState>,
@@ -103,6 +108,9 @@ async fn read(connection: &mut PgConnection, now: Timestamp) -> Result<CustomerD
     })
 }
 
+/// The accounts that the customer owns or owned, and since when.
+#[utoipa::path(get, path = "/v1/accounts", operation_id = "list_accounts", tag = "customer", security(("key" = ["read:usage"])),
+    params(("limit" = Option<u32>, Query, description = "At most so many in the answer; 100 without", minimum = 1, maximum = 1000), ("cursor" = Option<String>, Query, description = "`next_cursor` of the answer before")), responses((status = 200, description = "A page of accounts", body = AccountList)))]
 pub(crate) async fn accounts(
     tenant: Tenant<ReadUsage>,
     State(state): State<ApiState>,

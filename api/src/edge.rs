@@ -91,7 +91,8 @@ pub(crate) async fn edge(State(state): State<ApiState>, mut request: Request, ne
 
     let headers = response.headers_mut();
     for (name, value) in HEADERS {
-        headers.insert(name, HeaderValue::from_static(value));
+        // A page names its own policy.
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
     if let Some(left) = caller.left() {
         // draft-ietf-httpapi-ratelimit-headers: what holds, and what is left.

@@ -4,6 +4,7 @@ use aggregator::directory::CustomerId;
 use billing::{InvoiceDocument, InvoiceSummary, ReadError, list_invoices, load_invoice};
 use serde::Serialize;
 use sqlx::PgConnection;
+use utoipa::ToSchema;
 
 use crate::parameters::Parameters;
 use crate::problem::Problem;
@@ -15,8 +16,9 @@ const LIMIT_DEFAULT: u32 = 50;
 const _: () = assert!(LIMIT_MAX < billing::LIST_LIMIT_MAX, "one more than a page is asked for");
 
 /// The answer of `GET /v1/invoices`, newest first.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct InvoiceList {
+    #[schema(value_type = Vec<Object>)]
     invoices: Vec<InvoiceSummary>,
     /// Where the next page begins; absent after the last one.
     #[serde(skip_serializing_if = "Option::is_none")]

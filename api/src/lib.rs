@@ -10,12 +10,15 @@
 //! that every answer arrives within [`REQUEST_MS_MAX`]; that every error is a problem document (RFC 9457) that says what
 //! to do and carries the request's id; and that no key, body or authorization header is ever logged.
 
+mod admin;
 pub mod api_keys;
 pub mod audit;
 pub mod auth;
 mod body;
 mod caller;
+mod connections;
 mod customer;
+mod docs_page;
 mod edge;
 mod etag;
 mod idempotency;
@@ -23,6 +26,7 @@ mod invoices;
 mod isolation;
 mod key;
 mod metrics;
+mod openapi;
 mod parameters;
 mod problem;
 mod rate;
@@ -42,9 +46,11 @@ mod write;
 pub use axum::http;
 
 pub use caller::{CallerAddress, Identity};
+pub use connections::{CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS_MAX, IDLE_MS_MAX, STALL_MS_MAX};
 pub use edge::{BODY_BYTES_MAX, REQUEST_MS_MAX};
 pub use idempotency::ANSWERS_KEPT_SECS;
 pub use key::KeyTooShort;
+pub use openapi::openapi;
 pub use rate::REQUESTS_PER_MINUTE;
 pub use readiness::NotReady;
 pub use server::{SHUTDOWN_MS_MAX, router, serve};

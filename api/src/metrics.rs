@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
+use utoipa::ToSchema;
 
 use crate::caller::{ReadUsage, Tenant};
 use crate::edge::now;
@@ -27,12 +28,13 @@ pub(crate) const READ: &str = "select m.month, m.updated_at, \
      order by m.month desc";
 
 /// One month.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct MonthMetrics {
     /// `2026-11`, UTC.
     pub(crate) month: String,
     /// Totals in each meter's raw unit, as decimal strings; a total is null while no source of it has reported. Null
     /// altogether when nothing was counted in that month.
+    #[schema(value_type = Option<Object>)]
     pub(crate) metrics: Option<Value>,
     /// When the totals last changed.
     pub(crate) updated_at: Option<String>,
@@ -41,11 +43,15 @@ pub(crate) struct MonthMetrics {
 }
 
 /// The answer of `GET /v1/metrics/history`, newest first, every month of the range.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct MetricsHistory {
     months: Vec<MonthMetrics>,
 }
 
+/// The totals of a month.
+#[utoipa::path(get, path = "/v1/metrics", operation_id = "get_metrics", tag = "usage", security(("key" = ["read:usage"])),
+    params(("month" = Option<String>, Query, description = "Such as 2026-11; the running one without", pattern = "^2[01][0-9]{2}-(0[1-9]|1[0-2])$")),
+    responses((status = 200, description = "The month", body = MonthMetrics)))]
 pub(crate) async fn month(
     tenant: Tenant<ReadUsage>,
     State(state): State<ApiState>,
@@ -57,6 +63,13 @@ pub(crate) async fn month(
     Ok(Json(months.remove(0)))
 }
 
+/// The totals of the last months, newest first.
+#[utoipa::path(get, path = "/v1/metrics/history", operation_id = "get_metrics_history", tag = "usage", security(("key" = ["read:usage"])),
+    params(
+        ("months" = Option<u32>, Query, description = "How many; 12 without", minimum = 1, maximum = 12),
+        ("until" = Option<String>, Query, description = "The last of them, such as 2026-11; the running one without", pattern = "^2[01][0-9]{2}-(0[1-9]|1[0-2])$"),
+    ),
+    responses((status = 200, description = "Every month of the range", body = MetricsHistory)))]
 pub(crate) async fn history(
     tenant: Tenant<ReadUsage>,
     State(state): State<ApiState>,

@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::extract::{Path, State};
@@ -18,6 +17,7 @@ use tower_http::compression::CompressionLayer;
 use tower_http::cors::CorsLayer;
 
 use crate::caller::{ReadInvoices, ReadUsage, Tenant};
+use crate::connections::{GuardedListener, Patience, Peer};
 use crate::edge::{edge, now};
 use crate::etag::etag;
 use crate::isolation::{Foreign, report_foreign};
@@ -26,7 +26,9 @@ use crate::problem::Problem;
 use crate::state::ApiState;
 use crate::tenant::TenantTransaction;
 use crate::usage::UsageAnswer;
-use crate::{api_keys, audit, customer, invoices, metrics, readiness, sessions, usage, usage_stream};
+use crate::{
+    admin, api_keys, audit, customer, docs_page, invoices, metrics, openapi, readiness, sessions, usage, usage_stream,
+};
 
 /// After the signal to stop: how long running requests may take to end.
 pub const SHUTDOWN_MS_MAX: u64 = 10_000;
@@ -34,10 +36,17 @@ pub const SHUTDOWN_MS_MAX: u64 = 10_000;
 /// Every route of the API.
 pub fn router(state: ApiState) -> Router {
     Router::new()
+        .route("/v1/admin/accounts", get(admin::accounts))
+        .route("/v1/admin/api-keys", get(admin::keys).post(admin::create_key))
+        .route("/v1/admin/api-keys/{key}", delete(admin::revoke_key))
+        .route("/v1/admin/customers", get(admin::customers))
+        .route("/v1/admin/rate-cards", get(admin::rate_cards))
+        .route("/v1/docs", get(docs_page::show))
+        .route("/v1/openapi.json", get(openapi::show))
         .route("/v1/health", get(health))
         .route("/v1/ready", get(ready))
         .route("/v1/auth/authenticate", post(sessions::begin))
-        .route("/v1/auth/session", post(sessions::begin))
+        .route("/v1/auth/session", post(sessions::begin_by_alias))
         .route("/v1/api-keys", get(api_keys::wire::list).post(api_keys::wire::create))
         .route("/v1/api-keys/{key}", delete(api_keys::wire::revoke))
         .route("/v1/api-keys/{key}/rotate", post(api_keys::wire::rotate))
@@ -81,11 +90,12 @@ pub async fn serve(listener: TcpListener, state: ApiState, shutdown: impl Future
     let (stop, mut stopped) = watch::channel(false);
     let mut stopping = stopped.clone();
     let recorder = state.recorder.clone();
-    let service = router(state).into_make_service_with_connect_info::<SocketAddr>();
-    let server = axum::serve(listener, service).with_graceful_shutdown(async move {
-        // An error means the sender is gone: the same as a signal.
-        let _ = stopping.wait_for(|is_stopping| *is_stopping).await;
-    });
+    let service = router(state).into_make_service_with_connect_info::<Peer>();
+    let server =
+        axum::serve(GuardedListener::new(listener, Patience::default()), service).with_graceful_shutdown(async move {
+            // An error means the sender is gone: the same as a signal.
+            let _ = stopping.wait_for(|is_stopping| *is_stopping).await;
+        });
     let deadline = async {
         let _ = stopped.wait_for(|is_stopping| *is_stopping).await;
         tokio::time::sleep(Duration::from_millis(SHUTDOWN_MS_MAX)).await;
@@ -106,11 +116,15 @@ pub async fn serve(listener: TcpListener, state: ApiState, shutdown: impl Future
     outcome
 }
 
-async fn health() -> Json<Value> {
+/// Whether the process lives.
+#[utoipa::path(get, path = "/v1/health", tag = "server", security(()), responses((status = 200, description = "It does", body = Object)))]
+pub(crate) async fn health() -> Json<Value> {
     Json(json!({"status": "ok"}))
 }
 
-async fn ready(State(state): State<ApiState>) -> Result<Json<Value>, Problem> {
+/// Whether customers can be served.
+#[utoipa::path(get, path = "/v1/ready", tag = "server", security(()), responses((status = 200, description = "They can", body = Object)))]
+pub(crate) async fn ready(State(state): State<ApiState>) -> Result<Json<Value>, Problem> {
     match readiness::check(&state.pool, &state.mac_key).await {
         Ok(()) => Ok(Json(json!({"status": "ready"}))),
         Err(error) => {
@@ -120,7 +134,17 @@ async fn ready(State(state): State<ApiState>) -> Result<Json<Value>, Problem> {
     }
 }
 
-async fn read_usage(
+/// How much of a meter was used, summed by the keys that are named.
+#[utoipa::path(get, path = "/v1/usage", operation_id = "get_usage", tag = "usage", security(("key" = ["read:usage"])),
+    params(
+        ("meter" = String, Query, description = "What was counted"),
+        ("from" = Option<String>, Query, description = "First hour, RFC 3339; the month of the last hour without", format = DateTime),
+        ("to" = Option<String>, Query, description = "End of the last hour, half-open; the end of the running hour without", format = DateTime),
+        ("group_by" = Option<String>, Query, description = "account, region, category and one of hour, day, month; separated by commas"),
+        ("limit" = Option<u32>, Query, description = "At most so many in the answer; 1000 without", minimum = 1, maximum = 10000), ("cursor" = Option<String>, Query, description = "`next_cursor` of the answer before"),
+    ),
+    responses((status = 200, description = "A page of sums; each row has the keys it is grouped by, and `quantity`", body = UsageAnswer)))]
+pub(crate) async fn read_usage(
     tenant: Tenant<ReadUsage>,
     State(state): State<ApiState>,
     parameters: Parameters,
@@ -132,7 +156,10 @@ async fn read_usage(
     Ok(Json(answer))
 }
 
-async fn list_invoices(
+/// Issued invoices, newest first.
+#[utoipa::path(get, path = "/v1/invoices", operation_id = "list_invoices", tag = "invoices", security(("key" = ["read:invoices"])),
+    params(("limit" = Option<u32>, Query, description = "At most so many in the answer; 50 without", minimum = 1, maximum = 100), ("cursor" = Option<String>, Query, description = "`next_cursor` of the answer before")), responses((status = 200, description = "A page of invoices", body = invoices::InvoiceList)))]
+pub(crate) async fn list_invoices(
     tenant: Tenant<ReadInvoices>,
     State(state): State<ApiState>,
     parameters: Parameters,
@@ -144,7 +171,11 @@ async fn list_invoices(
     Ok(Json(list))
 }
 
-async fn read_invoice(
+/// One invoice with its lines.
+#[utoipa::path(get, path = "/v1/invoices/{invoice}", operation_id = "get_invoice", tag = "invoices", security(("key" = ["read:invoices"])),
+    params(("invoice" = String, Path, description = "Its number or id")),
+    responses((status = 200, description = "The invoice", body = Object)))]
+pub(crate) async fn read_invoice(
     tenant: Tenant<ReadInvoices>,
     State(state): State<ApiState>,
     Path(invoice): Path<String>,

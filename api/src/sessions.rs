@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::caller::Anyone;
@@ -12,9 +13,10 @@ use crate::problem::Problem;
 use crate::state::ApiState;
 
 /// The answer: a token to be sent as `Authorization: Bearer <token>`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct SessionDocument {
     token: String,
+    #[schema(value_type = String)]
     token_type: &'static str,
     expires_at: String,
     /// Null for an operator.
@@ -22,6 +24,9 @@ pub(crate) struct SessionDocument {
     scopes: Vec<String>,
 }
 
+/// Begins a session of the key that is shown; it lasts 24 hours and ends with its key.
+#[utoipa::path(post, path = "/v1/auth/authenticate", operation_id = "authenticate", tag = "sessions", security(("key" = [])),
+    responses((status = 201, description = "The session", body = SessionDocument)))]
 pub(crate) async fn begin(
     Anyone(caller): Anyone,
     State(state): State<ApiState>,
@@ -38,4 +43,14 @@ pub(crate) async fn begin(
         scopes: caller.scopes.names(),
     };
     Ok((StatusCode::CREATED, Json(document)))
+}
+
+/// The same under its other name.
+#[utoipa::path(post, path = "/v1/auth/session", operation_id = "begin_session", tag = "sessions", security(("key" = [])),
+    responses((status = 201, description = "The session", body = SessionDocument)))]
+pub(crate) async fn begin_by_alias(
+    caller: Anyone,
+    state: State<ApiState>,
+) -> Result<(StatusCode, Json<SessionDocument>), Problem> {
+    begin(caller, state).await
 }

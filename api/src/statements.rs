@@ -50,6 +50,9 @@ async fn every_statement_prepares_as_the_role_that_runs_it() {
     for sql in [
         isolation::FOREIGN_INVOICE,
         audit::RECORD_OPERATOR_CALL,
+        crate::admin::ACCOUNTS,
+        crate::admin::CUSTOMERS,
+        crate::admin::RATE_CARDS,
         audit::archive::CHAINS_OF_MONTH,
         audit::archive::EVENTS_OF_MONTH,
         audit::archive::FIRST,

@@ -13,6 +13,7 @@ use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row};
 use thiserror::Error;
+use utoipa::ToSchema;
 
 /// One key that usage is grouped by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -251,12 +252,13 @@ pub enum UsageScope {
 }
 
 /// The rows that answer a [`UsageQuery`], sorted by its grouping.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct UsageAnswer {
     /// Up to here nothing more is expected. Null while no source in scope is proven or reconciled, which is always so
     /// until sources can be.
     pub complete_through: Option<String>,
     /// One row for each group that has usage; exactly one when nothing is grouped.
+    #[schema(value_type = Vec<Object>)]
     pub rows: Vec<UsageRow>,
     /// Where the next page begins; absent after the last one.
     #[serde(skip_serializing_if = "Option::is_none")]

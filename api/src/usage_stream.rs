@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
+use utoipa::ToSchema;
 
 use crate::auth::{AuthenticationError, AuthorizerContext};
 use crate::caller::{ReadUsage, Tenant};
@@ -35,11 +36,12 @@ pub const POLL_SECS_MAX: u64 = 8;
 const _: () = assert!(POLL_SECS_MAX * 1_000 < crate::edge::REQUEST_MS_MAX, "a poll answers before its request ends");
 
 /// The totals of the running month at one time.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct LiveTotals {
     /// Sent back as `since`, or by itself as `Last-Event-ID`, it asks for what came later.
     id: String,
     month: String,
+    #[schema(value_type = Option<Object>)]
     metrics: Value,
     /// The totals were these at this time.
     checked_at: String,
@@ -63,6 +65,14 @@ fn id_of(seen: &Seen) -> String {
     format!("{}.{}", seen.month, seen.version)
 }
 
+/// The running month's totals as they change: Server-Sent Events for who accepts `text/event-stream`, else one answer as soon as there
+/// is news, or after 8 seconds.
+#[utoipa::path(get, path = "/v1/usage/stream", operation_id = "watch_usage", tag = "usage", security(("key" = ["read:usage"])),
+    params(
+        ("since" = Option<String>, Query, description = "`id` of the last answer or event", pattern = "^[0-9.-]{1,40}$"),
+        ("Last-Event-ID" = Option<String>, Header, description = "The same, as browsers send it when a stream is opened again"),
+    ),
+    responses((status = 200, description = "Totals, or a stream of them", content((LiveTotals = "application/json"), (String = "text/event-stream")))))]
 pub(crate) async fn watch(
     tenant: Tenant<ReadUsage>,
     State(state): State<ApiState>,

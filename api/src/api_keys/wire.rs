@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::Response;
 use ingest::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{KeyActor, KeyError, KeyRecord, MintedSecret, NewKey, OVERLAP_SECS_MAX};
 use crate::auth::{Caller, HashingError, HashingPool, KeyId, KeyToken, Scopes};
@@ -28,7 +29,7 @@ const LIMIT_DEFAULT: u32 = 50;
 const OVERLAP_SECS_DEFAULT: i64 = 24 * 3_600;
 
 /// A key as it is written.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct KeyDocument {
     key_id: String,
     name: String,
@@ -45,7 +46,7 @@ pub(crate) struct KeyDocument {
 }
 
 impl KeyDocument {
-    fn of(record: &KeyRecord, token: Option<&KeyToken>) -> Self {
+    pub(crate) fn of(record: &KeyRecord, token: Option<&KeyToken>) -> Self {
         let text = |at: Option<Timestamp>| at.map(|at| at.to_string());
         Self {
             key_id: record.key_id.to_string(),
@@ -63,31 +64,50 @@ impl KeyDocument {
 }
 
 /// The answer of `GET /v1/api-keys`, newest first.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct KeyList {
     keys: Vec<KeyDocument>,
     #[serde(skip_serializing_if = "Option::is_none")]
     next_cursor: Option<String>,
 }
 
+impl KeyList {
+    pub(crate) fn of(records: &[KeyRecord], next_cursor: Option<String>) -> Self {
+        Self { keys: records.iter().map(|record| KeyDocument::of(record, None)).collect(), next_cursor }
+    }
+}
+
 /// The body of `POST /v1/api-keys`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = NewKey)]
 #[serde(deny_unknown_fields)]
-struct Create {
+pub(crate) struct Create {
+    /// What it is for.
+    #[schema(min_length = 1, max_length = 100)]
     name: String,
+    /// A part of the maker's own: `read:usage` (alias `read:metrics`), `read:invoices`, `read:audit`, `write:keys`, `write:config`.
+    #[schema(min_items = 1)]
     scopes: Vec<String>,
+    /// From here on the key is refused; never without.
     #[serde(default)]
+    #[schema(format = DateTime)]
     expires_at: Option<String>,
 }
 
 /// The body of `POST /v1/api-keys/{key}/rotate`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = Rotation)]
 #[serde(deny_unknown_fields)]
-struct Rotate {
+pub(crate) struct Rotate {
+    /// How long the key goes on beside its successor; a day without.
+    #[schema(minimum = 0, maximum = 604800)]
     #[serde(default)]
     overlap_seconds: Option<i64>,
 }
 
+/// The customer's keys, newest first; never a secret.
+#[utoipa::path(get, path = "/v1/api-keys", operation_id = "list_api_keys", tag = "keys", security(("key" = ["write:keys"])),
+    params(("limit" = Option<u32>, Query, description = "At most so many in the answer; 50 without", minimum = 1, maximum = 100), ("cursor" = Option<String>, Query, description = "`next_cursor` of the answer before")), responses((status = 200, description = "A page of keys", body = KeyList)))]
 pub(crate) async fn list(
     tenant: Tenant<WriteKeys>,
     State(state): State<ApiState>,
@@ -102,20 +122,24 @@ pub(crate) async fn list(
     let has_more = records.len() > limit as usize;
     records.truncate(limit as usize);
     let next_cursor = records.last().filter(|_| has_more).map(write_cursor);
-    Ok(Json(KeyList { keys: records.iter().map(|record| KeyDocument::of(record, None)).collect(), next_cursor }))
+    Ok(Json(KeyList::of(&records, next_cursor)))
 }
 
-fn write_cursor(record: &KeyRecord) -> String {
+pub(crate) fn write_cursor(record: &KeyRecord) -> String {
     format!("{}-{}", record.created_at.micros(), record.key_id)
 }
 
-fn read_cursor(text: &str) -> Result<(Timestamp, KeyId), String> {
+pub(crate) fn read_cursor(text: &str) -> Result<(Timestamp, KeyId), String> {
     let parts = text
         .split_once('-')
         .and_then(|(micros, id)| Some((Timestamp::from_micros(micros.parse().ok()?)?, KeyId::parse(id).ok()?)));
     parts.ok_or_else(|| "expected the `next_cursor` of an earlier answer".to_owned())
 }
 
+/// Makes a key and shows it, this once.
+#[utoipa::path(post, path = "/v1/api-keys", operation_id = "create_api_key", tag = "keys", security(("key" = ["write:keys"])),
+    params(("Idempotency-Key" = Option<String>, Header, description = "Sent again with the same key within 24 hours, the write is not done again", min_length = 1, max_length = 255)), request_body = Create,
+    responses((status = 201, description = "The key; its text is in `key`", body = KeyDocument)))]
 pub(crate) async fn create(
     tenant: Tenant<WriteKeys>,
     State(state): State<ApiState>,
@@ -143,11 +167,14 @@ pub(crate) async fn create(
         Begun::Done(answer) => return Ok(answer),
         Begun::New(write) => write,
     };
-    let record = super::create(&mut write, &new, &minted, &actor(&tenant.caller), now).await?;
+    let record = super::create(write.connection(), &new, &minted, &actor(&tenant.caller), now).await?;
     let (shown, kept) = (KeyDocument::of(&record, Some(&minted.token)), KeyDocument::of(&record, None));
     write.finish(StatusCode::CREATED, &shown, &kept).await
 }
 
+/// Refuses a key and its sessions from the next request on; again changes nothing.
+#[utoipa::path(delete, path = "/v1/api-keys/{key}", operation_id = "revoke_api_key", tag = "keys", security(("key" = ["write:keys"])),
+    params(("key" = String, Path, description = "The key's id, 16 letters and digits"), ("Idempotency-Key" = Option<String>, Header, description = "Sent again with the same key within 24 hours, the write is not done again", min_length = 1, max_length = 255)), responses((status = 200, description = "The key as it is now", body = KeyDocument)))]
 pub(crate) async fn revoke(
     tenant: Tenant<WriteKeys>,
     State(state): State<ApiState>,
@@ -162,12 +189,16 @@ pub(crate) async fn revoke(
         Begun::Done(answer) => return Ok(answer),
         Begun::New(write) => write,
     };
-    let revoked = super::revoke(&mut write, Some(&tenant.customer), &key_id, &actor(&tenant.caller), now).await;
+    let revoked = super::revoke(write.connection(), Some(&tenant.customer), &key_id, &actor(&tenant.caller), now).await;
     let record = found(revoked, &state, &tenant.customer, &key_id).await?;
     let document = KeyDocument::of(&record, None);
     write.finish(StatusCode::OK, &document, &document).await
 }
 
+/// Makes a successor with the same name, scopes and end, and shows it, this once.
+#[utoipa::path(post, path = "/v1/api-keys/{key}/rotate", operation_id = "rotate_api_key", tag = "keys",
+    security(("key" = ["write:keys"])), params(("key" = String, Path, description = "The key's id, 16 letters and digits"), ("Idempotency-Key" = Option<String>, Header, description = "Sent again with the same key within 24 hours, the write is not done again", min_length = 1, max_length = 255)), request_body = Option<Rotate>,
+    responses((status = 201, description = "The successor; its text is in `key`", body = KeyDocument)))]
 pub(crate) async fn rotate(
     tenant: Tenant<WriteKeys>,
     State(state): State<ApiState>,
@@ -190,7 +221,8 @@ pub(crate) async fn rotate(
         Begun::New(write) => write,
     };
     let actor = actor(&tenant.caller);
-    let rotated = super::rotate(&mut write, Some(&tenant.customer), &key_id, &minted, overlap, &actor, now).await;
+    let rotated =
+        super::rotate(write.connection(), Some(&tenant.customer), &key_id, &minted, overlap, &actor, now).await;
     let record = found(rotated, &state, &tenant.customer, &key_id).await?;
     let (shown, kept) = (KeyDocument::of(&record, Some(&minted.token)), KeyDocument::of(&record, None));
     write.finish(StatusCode::CREATED, &shown, &kept).await
@@ -208,7 +240,7 @@ fn actor(caller: &Caller) -> KeyActor {
 }
 
 /// Whatever is no key id names no key.
-fn read_id(text: &str) -> Result<KeyId, Problem> {
+pub(crate) fn read_id(text: &str) -> Result<KeyId, Problem> {
     KeyId::parse(text).map_err(|_| no_such_key())
 }
 
@@ -255,7 +287,8 @@ impl From<KeyError> for Problem {
             }
             KeyError::BeyondTheMaker => Self::not_allowed("a key that has every scope it gives"),
             KeyError::NotFound => no_such_key(),
-            KeyError::NoCustomer | KeyError::Malformed(_) => {
+            KeyError::NoCustomer => Self::invalid("there is no such customer"),
+            KeyError::Malformed(_) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "a key cannot be written or read");
                 Self::internal()
             }

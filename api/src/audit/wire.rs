@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
+use utoipa::ToSchema;
 
 use crate::caller::{ReadAudit, Tenant};
 use crate::parameters::Parameters;
@@ -30,7 +31,7 @@ pub(crate) const LIST: &str = "select sequence, occurred_at, recorded_by, actor,
      order by sequence desc limit $7";
 
 /// An event as it is written: with its hashes, so that the chain can be computed again.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct AuditEvent {
     sequence: i64,
     occurred_at: String,
@@ -38,13 +39,14 @@ pub(crate) struct AuditEvent {
     actor: String,
     action: String,
     subject: String,
+    #[schema(value_type = Object)]
     details: Value,
     previous_hash: String,
     hash: String,
 }
 
 /// The answer, newest first.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct AuditList {
     events: Vec<AuditEvent>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -97,6 +99,17 @@ impl Filter {
 }
 
 /// A page of the trail; with `format=jsonl` one event a line, and the next cursor in the header `x-next-cursor`.
+#[utoipa::path(get, path = "/v1/audit-events", operation_id = "list_audit_events", tag = "audit", security(("key" = ["read:audit"])),
+    params(
+        ("from" = Option<String>, Query, description = "Events at or after this instant, RFC 3339", format = DateTime),
+        ("to" = Option<String>, Query, description = "Events before this instant, RFC 3339", format = DateTime),
+        ("actor" = Option<String>, Query, description = "Who did it", min_length = 1, max_length = 200),
+        ("action" = Option<String>, Query, description = "What was done", min_length = 1, max_length = 200),
+        ("subject" = Option<String>, Query, description = "What it was done to", min_length = 1, max_length = 200),
+        ("format" = Option<String>, Query, description = "`json`, or `jsonl` for one event a line"),
+        ("limit" = Option<u32>, Query, description = "At most so many in the answer; 100 without", minimum = 1, maximum = 1000), ("cursor" = Option<String>, Query, description = "`next_cursor` of the answer before"),
+    ),
+    responses((status = 200, description = "A page of events", content((AuditList = "application/json"), (String = "application/jsonl")))))]
 pub(crate) async fn list(
     tenant: Tenant<ReadAudit>,
     State(state): State<ApiState>,

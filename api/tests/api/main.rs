@@ -5,6 +5,7 @@
 mod access;
 mod audit;
 mod client;
+mod document;
 mod invoices;
 mod isolation;
 mod keys;
