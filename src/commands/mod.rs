@@ -1,8 +1,8 @@
 //! One module a command: it opens the stores, asks a room, prints the answer and leaves.
 
 mod accounts;
-mod completions;
 mod audit;
+mod completions;
 mod customers;
 mod dead_letters;
 #[cfg(feature = "local")]
