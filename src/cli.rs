@@ -85,8 +85,6 @@ pub(crate) enum Command {
     DeadLetters(DeadLetters),
     /// Which source each meter is counted from
     Sources,
-}
-
     /// The trail of what was done: follow its chains, write down their ends
     #[command(subcommand)]
     Audit(Audit),
