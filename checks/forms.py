@@ -246,8 +246,83 @@ class FrontDoor:
         dimensions = recount.dimension(event, "awsRegion"), recount.dimension(event, "eventCategory")
         identity = recount.identity(event)
         self.usage("cloudtrail", "cloudtrail_events", account, identity, hour, dimensions)
+        if event.get("eventSource") == "organizations.amazonaws.com":
+            self.life_cycle(event, account)
         if event.get("eventSource") == "config.amazonaws.com" and event.get("eventName") == "PutEvaluations":
             self.evaluations(event, account, identity, hour, dimensions[0])
+
+    def life_cycle(self, event, logged_for):
+        """What began or ended: (meter, account, id, is live) beside the event, or why that cannot be read."""
+        try:
+            change = self.change(event, logged_for)
+        except recount.DeadLetter as letter:
+            return self.owner.beside_dead(letter.args[0])
+        if change:
+            self.owner.fact(*change)
+
+    def change(self, event, logged_for):
+        malformed = recount.DeadLetter("life_cycle_malformed")
+        name = text(event.get("eventName"))
+        if event.get("errorCode") not in (None, ""):
+            return None
+
+        def inside(*keys):
+            found = event
+            for key in keys:
+                found = member(found, key)
+            if not isinstance(found, dict):
+                raise malformed
+            return found
+
+        def named(meter, value, is_live):
+            if not text(value) or 512 < len(value.encode()) or any(ord(c) < 0x20 or 0x7F <= ord(c) < 0xA0 for c in value):
+                raise malformed
+            return meter, logged_for, value, is_live
+
+        def account(value, is_live):
+            return "accounts", account_of(value), value, is_live
+
+        details = event.get("serviceEventDetails")
+        if text(details):
+            try:
+                details = json.loads(details)
+            except ValueError:
+                details = None
+        results = {"CreateAccountResult": ("createAccountStatus", True), "CloseAccountResult": ("closeAccountStatus", False)}
+        if name in results:
+            key, is_live = results[name]
+            status = member(details, key)
+            if not isinstance(status, dict) or not text(status.get("state")):
+                raise malformed
+            return account(status.get("accountId"), is_live) if status["state"] == "SUCCEEDED" else None
+        if name in ("AccountJoinedOrganization", "AccountDepartedOrganization"):
+            if not isinstance(details, dict):
+                raise malformed
+            found = [details] + [one for key, one in sorted(details.items()) if isinstance(one, dict)]
+            found = [one["accountId"] for one in found if one.get("accountId") not in (None, "")]
+            return account(found[0] if found else None, name == "AccountJoinedOrganization")
+        if name == "RemoveAccountFromOrganization":
+            return account(inside("requestParameters").get("accountId"), False)
+        if name in ("LeaveOrganization", "DeleteOrganization", "CreateOrganization"):
+            return account(logged_for, name == "CreateOrganization")
+        if name == "AcceptHandshake":
+            handshake = inside("responseElements", "handshake")
+            if (handshake.get("action"), handshake.get("state")) != ("INVITE", "ACCEPTED"):
+                return None
+            parties = handshake.get("parties") if isinstance(handshake.get("parties"), list) else []
+            ids = [one.get("id") for one in parties if member(one, "type") == "ACCOUNT"]
+            return account(ids[0] if ids else logged_for, True)
+        if name == "CreateOrganizationalUnit":
+            return named("organizational_units", inside("responseElements", "organizationalUnit").get("id"), True)
+        if name == "DeleteOrganizationalUnit":
+            return named("organizational_units", inside("requestParameters").get("organizationalUnitId"), False)
+        if name == "CreatePolicy":
+            summary = inside("responseElements", "policy", "policySummary")
+            is_scp = summary.get("type") == "SERVICE_CONTROL_POLICY"
+            return named("service_control_policies", summary.get("id"), True) if is_scp else None
+        if name == "DeletePolicy":
+            return named("service_control_policies", inside("requestParameters").get("policyId"), False)
+        return None
 
     def evaluations(self, event, account, identity, hour, region):
         meter = "config_rule_evaluations"

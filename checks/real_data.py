@@ -117,6 +117,8 @@ def same_balance(expected, balance, **instead):
     wanted = {**expected.balance(), **instead}
     wrong = differences({key: wanted[key] for key in (*BALANCE, "files")}, {**balance})
     wrong = {key: value for key, value in wrong.items() if key in (*BALANCE, "files")}
+    beside = balance.get("beside", {}).get("dead_letters", {})
+    wrong.update(differences(dict(expected.beside["dead_letters"]), beside))
     if wrong:
         raise Wrong(f"replay: {show(wrong)}")
 

@@ -501,7 +501,7 @@ class Recount:
 
     def __init__(self, now, declared=None):
         self.now = now
-        self.files = self.read = self.duplicates = self.counted = 0
+        self.files = self.read = self.duplicates = self.counted = self.facts = 0
         self.kinds = collections.Counter()
         self.dead_letters = collections.Counter()
         self.beside = {"counted": 0, "duplicates": 0, "dead_letters": collections.Counter()}
@@ -545,6 +545,10 @@ class Recount:
     def beside_usage(self, *event):
         """An event beside a record that is in the balance already."""
         self.beside["counted" if self.is_new(*event) else "duplicates"] += 1
+
+    def fact(self, *change):
+        """Something began or ended beside a record that is in the balance already."""
+        self.facts += 1
 
     def beside_dead(self, reason):
         self.beside["dead_letters"][reason] += 1

@@ -110,7 +110,7 @@ mod tests {
             .replace("createdAt", "CreatedAt")
             .replace("region\"", "Region\"")
             .replace("\"arn\"", "\"Arn\"");
-        assert_eq!(usage(&spelled.replace("Region\"", "Region\"")), first);
+        assert_eq!(usage(&spelled), first);
         assert_eq!(
             usage(&GUARDDUTY.replace("\"severity\":5", "\"severity\":8,\"updatedAt\":\"2026-10-01T11:00:00Z\"")),
             first

@@ -158,7 +158,10 @@ mod tests {
 
     fn check(stored: &[u8], sizes: &[usize]) -> Result<(), TestCaseError> {
         let (found, handed_on) = read(stored, sizes);
-        let usage = handed_on.iter().filter(|judged| judged.starts_with("Judged { verdict: Usage")).count() as u64;
+        let is_usage = |judged: &&String| {
+            ["Usage", "Facts"].iter().any(|kind| judged["Judged { verdict: ".len()..].starts_with(kind))
+        };
+        let usage = handed_on.iter().filter(is_usage).count() as u64;
         let not_counted: u64 = found.not_counted.values().sum();
         let dead_letters: u64 = found.dead_letters.values().sum();
         prop_assert_eq!(found.read, usage + not_counted + dead_letters);
@@ -238,7 +241,12 @@ mod tests {
                 let mut usage = 0_u64;
                 let rules = Rules { now, declared: &NOTHING_DECLARED };
                 let found = read_object(name, stored.as_slice(), rules, |judged| {
-                    if let Verdict::Usage(event) = judged.verdict {
+                    let event = match judged.verdict {
+                        Verdict::Usage(event) => Some(event),
+                        Verdict::Facts(statement) => statement.into_parts().0,
+                        Verdict::NotCounted(_) | Verdict::DeadLetter(_) => None,
+                    };
+                    if let Some(event) = event {
                         usage += 1;
                         let hour = event.event_time.hour();
                         let line = (event.meter.to_string(), event.account.to_string(), hour.to_string());

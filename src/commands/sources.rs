@@ -19,7 +19,7 @@ pub(super) fn run(global: &Global) -> anyhow::Result<ExitCode> {
     let mut all: Vec<(Meter, Declaration)> = declarations.all().map(|(meter, one)| (meter, one.clone())).collect();
     let defaults = Meter::BUILT_IN.into_iter().filter(|meter| !everyones_from_the_first(*meter));
     all.extend(defaults.map(|meter| (meter, default(meter))));
-    all.sort_by(|a, b| (a.0, a.1.accounts.is_some(), a.1.from).cmp(&(b.0, b.1.accounts.is_some(), b.1.from)));
+    all.sort_by_key(|(meter, one)| (*meter, one.accounts.is_some(), one.from));
     if global.json {
         let all = all.iter().map(|(meter, Declaration { source, accounts, from })| {
             let accounts = accounts.as_ref().map(|list| list.iter().map(ToString::to_string).collect::<Vec<_>>());

@@ -208,7 +208,7 @@ fn a_database_that_a_newer_program_has_migrated_is_left_alone() {
 fn every_shell_is_given_a_script_that_names_the_commands_and_no_store_is_started() {
     let site = Site::without_database();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
-        let ran = site.run(&["completions", shell]);
+        let ran = site.run(["completions", shell]);
         ran.succeeded();
         for word in ["securebase", "dead-letters", "completions", "--json"] {
             // fish names long options without their dashes.
