@@ -59,6 +59,9 @@ pub struct Verification {
     pub breaks: Vec<Break>,
 }
 
+/// What witnesses know of a chain: by event, who remembers which hash.
+type Witnessed<'a> = BTreeMap<i64, Vec<(&'a str, &'a str)>>;
+
 /// Why nothing was found out.
 #[derive(Debug, Error)]
 pub enum VerifyError {
@@ -71,7 +74,7 @@ pub enum VerifyError {
 pub async fn verify(connection: &mut PgConnection, witnesses: &[Witness]) -> Result<Verification, VerifyError> {
     let mut transaction = connection.begin_with(BEGIN).await?;
     let mut verification = Verification::default();
-    let mut known: BTreeMap<String, BTreeMap<i64, Vec<(&str, &str)>>> = BTreeMap::new();
+    let mut known: BTreeMap<String, Witnessed<'_>> = BTreeMap::new();
     for witness in witnesses {
         for head in &witness.heads {
             let of_chain = known.entry(head.chain.clone()).or_default();
@@ -124,7 +127,7 @@ pub async fn verify(connection: &mut PgConnection, witnesses: &[Witness]) -> Res
 async fn follow(
     connection: &mut PgConnection,
     followed: &mut Followed,
-    known: &BTreeMap<i64, Vec<(&str, &str)>>,
+    known: &Witnessed<'_>,
     verification: &mut Verification,
 ) -> Result<Result<(), Break>, sqlx::Error> {
     loop {

@@ -38,13 +38,11 @@ mod tests {
             (vec![61], 2, "0z"),
             (vec![62], 2, "10"),
             (vec![0x0f, 0x04], 3, "100"),
-            (vec![0xff; 32], 43, "b1vPGzgCCJ7rsEZ3LfXgBVaYtl8iWCzB5uxA5dyxMQZ"),
+            (vec![0xff; 32], 43, "yhjskwdA6OZ1AL1YmHWZWm8LLG7HjnuCA2j5rOw8Xp1"),
         ] {
             let encoded = encode(&bytes, digits);
             assert_eq!(encoded.len(), digits);
-            if digits < 43 {
-                assert_eq!(encoded, text, "{bytes:?}");
-            }
+            assert_eq!(encoded, text, "{bytes:?}");
         }
     }
 
@@ -56,6 +54,6 @@ mod tests {
             bytes[bit / 8] = 1 << (bit % 8);
             assert!(texts.insert(encode(&bytes, 43)), "no bit is cut off: {bit}");
         }
-        assert!(is_base62(&encode(&[0xff; 32], 43)) && encode(&[0xff; 32], 43) > "a".to_owned());
+        assert!(texts.iter().all(|text| is_base62(text) && text.len() == 43));
     }
 }
