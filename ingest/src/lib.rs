@@ -34,6 +34,7 @@ mod organizations;
 mod quantity;
 mod records;
 mod rules;
+pub mod sample;
 mod slice;
 pub mod stream_format;
 mod time;

@@ -177,7 +177,8 @@ impl UsageFact<'_> {
     pub fn check(&self, definition: &MeterDefinition) -> Result<(), NotAFact> {
         let of_meter = matches!(
             (definition.aggregation, self.value),
-            (Aggregation::Sum | Aggregation::TimeWeighted, FactValue::Amount(_))
+            // Events that samples or an export count are amounts: where one of those is the declared source, no event is counted.
+            (Aggregation::Count | Aggregation::Sum | Aggregation::TimeWeighted, FactValue::Amount(_))
                 | (Aggregation::Max | Aggregation::TimeWeighted, FactValue::Level(_))
                 | (Aggregation::Interval, FactValue::Live | FactValue::Gone)
                 | (Aggregation::Marker, FactValue::ExportEnd { .. })
@@ -317,7 +318,8 @@ mod tests {
             (Meter::LogStorageGb, level("0.0000000000001"), Err(NotAFact::TooPrecise)),
             (Meter::Accounts, FactValue::Live, Ok(())),
             (Meter::Accounts, amount, Err(NotAFact::ValueKind("amount"))),
-            (Meter::CloudTrailEvents, amount, Err(NotAFact::ValueKind("amount"))),
+            (Meter::CloudTrailEvents, amount, Ok(())),
+            (Meter::CloudTrailEvents, level("1"), Err(NotAFact::ValueKind("level"))),
             (Meter::ExportGenerations, FactValue::ExportEnd { facts: 1 }, Err(NotAFact::ValueKind("export_end"))),
         ] {
             assert_eq!(fact(meter, value).check(meters.get(meter).unwrap()), expected, "{meter} {value:?}");
