@@ -21,6 +21,7 @@ mod eventbridge;
 pub mod expectations;
 mod findings;
 mod front_door;
+pub mod focus;
 mod identity;
 mod inflate;
 mod json;
