@@ -8,3 +8,5 @@
 //! does not grow with the number of events.
 
 pub mod cloudtrail;
+pub mod landing_zone;
+mod random;

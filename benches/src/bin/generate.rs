@@ -55,6 +55,7 @@ fn main() -> ExitCode {
         hours: config.hours,
         duplicates_percent: config.duplicates,
         late_percent: config.late,
+        ..Plan::new(config.seed, config.events, config.accounts, config.from, config.hours)
     };
     #[expect(clippy::disallowed_methods, reason = "the program reports how long it took")]
     let started_at = Instant::now();

@@ -1,7 +1,7 @@
 //! The text of one event, in the shapes and sizes CloudTrail delivers.
 
 use super::push_instant;
-use super::random::{Draws, push_uuid};
+use crate::random::{Draws, push_uuid};
 
 /// One event that happened; what else it says is drawn while it is written.
 pub(super) struct Event<'a> {

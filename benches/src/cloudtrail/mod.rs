@@ -3,8 +3,8 @@
 //! Everything is a function of the [`Plan`] and a number: [`Plan::log_object`] names the k-th object and
 //! [`Plan::write_records`] writes its text, without state between calls. [`write_month`] puts a whole tree on disk.
 
+mod digests;
 mod event;
-mod random;
 mod tree;
 
 use std::collections::BTreeMap;
@@ -15,9 +15,12 @@ use serde::{Serialize, Serializer};
 use thiserror::Error;
 
 use event::Event;
-use random::{Draws, Stream};
 
-pub use tree::{ANSWER_FILE, LOGS_FOLDER, write_month};
+use crate::random::{Draws, Stream};
+
+pub use digests::{DigestsWritten, write_digests};
+pub(crate) use tree::gzip;
+pub use tree::{ANSWER_FILE, LOGS_FOLDER, Written, write_month, write_objects};
 
 /// Events of one log object when the plan does not say how many objects there are; measured on delivered logs.
 pub const EVENTS_PER_FILE: u64 = 209;
@@ -53,6 +56,10 @@ pub struct Plan {
     pub duplicates_percent: u8,
     /// Events delivered one to seven hours after the others of their object, as a share of `events`.
     pub late_percent: u8,
+    /// Objects whose events happen in one of a few busy hours, as a share of the objects.
+    pub burst_percent: u8,
+    /// How many of [`REGIONS`] have events.
+    pub regions: usize,
 }
 
 /// The plan cannot be carried out.
@@ -70,6 +77,9 @@ pub enum PlanError {
     /// More than everything.
     #[error("a percentage is at most 100")]
     Percent,
+    /// Events need a Region to happen in.
+    #[error("regions must be between 1 and {}", REGIONS.len())]
+    Regions,
 }
 
 /// One log object: where AWS would put it, and whose it is.
@@ -82,6 +92,8 @@ pub struct LogObject {
     /// The region of every event in it.
     pub region: &'static str,
     window_start: i64,
+    /// When it was delivered, in seconds since 1970.
+    delivered_at: i64,
 }
 
 /// What a right count of the delivered objects must give.
@@ -122,7 +134,18 @@ pub struct Row {
 impl Plan {
     /// The plan with the usual shape of delivery: no copies, nothing late, [`EVENTS_PER_FILE`] events an object.
     pub fn new(seed: u64, events: u64, accounts: u32, from: DateTime<Utc>, hours: u32) -> Self {
-        Self { seed, events, files: None, accounts, from, hours, duplicates_percent: 0, late_percent: 0 }
+        Self {
+            seed,
+            events,
+            files: None,
+            accounts,
+            from,
+            hours,
+            duplicates_percent: 0,
+            late_percent: 0,
+            burst_percent: 0,
+            regions: REGIONS.len(),
+        }
     }
 
     /// Whether the plan can be carried out; every other method expects that it can.
@@ -137,8 +160,11 @@ impl Plan {
         if self.files == Some(0) || self.events / self.file_count().max(1) > EVENTS_PER_FILE_MAX {
             return Err(PlanError::Files);
         }
-        if self.duplicates_percent > 100 || self.late_percent > 100 {
+        if self.duplicates_percent > 100 || self.late_percent > 100 || self.burst_percent > 100 {
             return Err(PlanError::Percent);
+        }
+        if !(1..=REGIONS.len()).contains(&self.regions) {
+            return Err(PlanError::Regions);
         }
         Ok(())
     }
@@ -163,7 +189,8 @@ impl Plan {
         let mut draws = Draws::new(self.seed, Stream::Delivery, k);
         let span = u128::from(self.hours) * 3600;
         let offset = u128::from(k) * span / u128::from(self.file_count().max(1));
-        let window_start = self.from.timestamp() + i64::try_from(offset).expect("an offset lies within the hours");
+        let even = self.from.timestamp() + i64::try_from(offset).expect("an offset lies within the hours");
+        let window_start = self.burst(k).unwrap_or(even);
         let delay = i64::try_from(draws.below(300)).expect("a delay is below 300 seconds");
         let delivered_at = DateTime::from_timestamp(window_start + WINDOW_SECONDS + 300 + delay, 0)
             .expect("a checked plan ends before the year 9000");
@@ -176,7 +203,21 @@ impl Plan {
         );
         draws.push_letters_and_digits(&mut key, 16);
         key.push_str(".json.gz");
-        LogObject { key, account, region, window_start }
+        LogObject { key, account, region, window_start, delivered_at: delivered_at.timestamp() }
+    }
+
+    /// Where the window of object `k` begins if it is one of a burst: in the busy hour of its week.
+    fn burst(&self, k: u64) -> Option<i64> {
+        let mut draws = Draws::new(self.seed, Stream::Burst, k);
+        if self.burst_percent == 0 || !draws.percent(self.burst_percent) {
+            return None;
+        }
+        let weeks = u64::from(self.hours).div_ceil(24 * 7);
+        let week = draws.below(weeks);
+        let hours = (u64::from(self.hours) - week * 24 * 7).min(24 * 7);
+        let hour = week * 24 * 7 + Draws::new(self.seed, Stream::Burst, u64::MAX - week).below(hours);
+        let seconds = hour * 3600 + draws.below(3600 / WINDOW_SECONDS.unsigned_abs()) * WINDOW_SECONDS.unsigned_abs();
+        Some(self.from.timestamp().saturating_add_unsigned(seconds))
     }
 
     /// Appends the text of log object `k`, `{"Records":[..]}`, and adds what is in it to `answer`.
@@ -249,7 +290,7 @@ impl Plan {
             let favoured = draws.below(accounts) + 1;
             draws.below(favoured)
         };
-        let favoured = draws.below(REGIONS.len() as u64) + 1;
+        let favoured = draws.below(self.regions as u64) + 1;
         let region = draws.below(favoured);
         (u32::try_from(account).expect("below accounts"), usize::try_from(region).expect("below the regions"))
     }
@@ -318,7 +359,7 @@ fn rows<S: Serializer>(rows: &BTreeMap<Row, u64>, serializer: S) -> Result<S::Ok
     }))
 }
 
-fn instant(seconds: i64) -> String {
+pub(crate) fn instant(seconds: i64) -> String {
     let mut text = String::with_capacity(20);
     push_instant(&mut text, seconds);
     text
@@ -433,6 +474,25 @@ mod tests {
     }
 
     #[test]
+    fn a_burst_fills_one_hour_of_each_week() {
+        let calm = Plan { files: Some(2_000), ..Plan::new(8, 20_000, 3, plan(0).from, 31 * 24) };
+        let busiest = |plan: &Plan| {
+            let mut hours = BTreeMap::<i64, u64>::new();
+            for k in 0..plan.file_count() {
+                *hours.entry(plan.log_object(k).window_start.div_euclid(3600)).or_default() += 1;
+            }
+            let mut counts: Vec<u64> = hours.into_values().collect();
+            counts.sort_unstable_by_key(|count| std::cmp::Reverse(*count));
+            counts
+        };
+        assert!(busiest(&calm)[0] <= 3);
+        let counts = busiest(&Plan { burst_percent: 20, regions: 2, ..calm.clone() });
+        assert!(40 <= counts[4] && counts[5] <= 3, "{:?}", &counts[..6]);
+        let regions: BTreeSet<_> = (0..200).map(|k| Plan { regions: 2, ..calm.clone() }.log_object(k).region).collect();
+        assert_eq!(Vec::from_iter(regions), ["us-east-1", "us-west-2"]);
+    }
+
+    #[test]
     fn account_ids_have_twelve_digits_and_no_two_are_the_same() {
         let plan = plan(6);
         let ids: BTreeSet<_> = (0..10_000).map(|n| plan.account(n)).collect();
@@ -450,6 +510,9 @@ mod tests {
             (Plan { files: Some(0), ..plan(0) }, PlanError::Files),
             (Plan { files: Some(1), events: 1_000_000_000, ..plan(0) }, PlanError::Files),
             (Plan { late_percent: 101, ..plan(0) }, PlanError::Percent),
+            (Plan { burst_percent: 101, ..plan(0) }, PlanError::Percent),
+            (Plan { regions: 0, ..plan(0) }, PlanError::Regions),
+            (Plan { regions: 6, ..plan(0) }, PlanError::Regions),
         ] {
             assert_eq!(wrong.check(), Err(error));
         }

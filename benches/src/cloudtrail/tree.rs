@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use flate2::{Compression, GzBuilder};
+use sha2::{Digest, Sha256};
 
 use super::{Answer, Plan};
 
@@ -35,18 +36,7 @@ pub fn write_month(dir: &Path, plan: &Plan) -> io::Result<Answer> {
         let message = format!("{} is there already: choose an empty folder", logs.display());
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
     }
-    fs::create_dir_all(&logs)?;
-
-    let next = AtomicU64::new(0);
-    let workers = thread::available_parallelism().map_or(1, usize::from);
-    let answer = thread::scope(|scope| {
-        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(|| write_objects(dir, plan, &next))).collect();
-        workers.into_iter().try_fold(Answer { seed: plan.seed, ..Answer::default() }, |mut sum, worker| {
-            sum.merge(worker.join().expect("a worker returns its errors")?);
-            io::Result::Ok(sum)
-        })
-    })?;
-
+    let answer = write_objects(dir, plan)?.answer;
     let mut file = BufWriter::new(File::create(dir.join(ANSWER_FILE))?);
     serde_json::to_writer_pretty(&mut file, &answer)?;
     file.write_all(b"\n")?;
@@ -54,27 +44,67 @@ pub fn write_month(dir: &Path, plan: &Plan) -> io::Result<Answer> {
     Ok(answer)
 }
 
+/// What was written below a folder.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// What a right count of it gives.
+    pub answer: Answer,
+    /// SHA-256 of each object's text, by its number.
+    pub content_sha256: Vec<[u8; 32]>,
+}
+
+/// Writes every log object of `plan` below `dir`/[`LOGS_FOLDER`], gzipped. 32 bytes an object are the memory that grows.
+pub fn write_objects(dir: &Path, plan: &Plan) -> io::Result<Written> {
+    plan.check().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    fs::create_dir_all(dir.join(LOGS_FOLDER))?;
+    let next = AtomicU64::new(0);
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    let parts = thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(|| write_some(dir, plan, &next))).collect();
+        workers
+            .into_iter()
+            .map(|worker| worker.join().expect("a worker returns its errors"))
+            .collect::<io::Result<Vec<_>>>()
+    })?;
+    let count = usize::try_from(plan.file_count()).expect("objects are counted by the machine");
+    let answer = Answer { seed: plan.seed, ..Answer::default() };
+    let mut written = Written { answer, content_sha256: vec![[0; 32]; count] };
+    for (answer, hashes) in parts {
+        written.answer.merge(answer);
+        for (k, hash) in hashes {
+            written.content_sha256[usize::try_from(k).expect("below the count")] = hash;
+        }
+    }
+    Ok(written)
+}
+
 /// Takes numbers from `next` until there are no more objects. One object's text is the memory it needs.
-fn write_objects(dir: &Path, plan: &Plan, next: &AtomicU64) -> io::Result<Answer> {
+fn write_some(dir: &Path, plan: &Plan, next: &AtomicU64) -> io::Result<(Answer, Vec<(u64, [u8; 32])>)> {
     let mut answer = Answer { seed: plan.seed, ..Answer::default() };
+    let mut hashes = Vec::new();
     let mut text = String::new();
     loop {
         let k = next.fetch_add(1, Ordering::Relaxed);
         if k >= plan.file_count() {
-            return Ok(answer);
+            return Ok((answer, hashes));
         }
         text.clear();
         plan.write_records(k, &mut text, &mut answer);
-        // No time and no system in the header: the bytes depend on the plan alone.
-        let mut gzip = GzBuilder::new().mtime(0).write(Vec::with_capacity(text.len() / 4), Compression::default());
-        gzip.write_all(text.as_bytes())?;
-        let bytes = gzip.finish()?;
+        hashes.push((k, Sha256::digest(&text).into()));
+        let bytes = gzip(text.as_bytes())?;
         answer.stored_bytes += u64::try_from(bytes.len()).expect("a length fits 64 bits");
 
         let path = dir.join(plan.log_object(k).key);
         fs::create_dir_all(path.parent().expect("a key has folders"))?;
         fs::write(path, bytes)?;
     }
+}
+
+/// No time and no system in the header: the bytes depend on the content alone.
+pub(crate) fn gzip(content: &[u8]) -> io::Result<Vec<u8>> {
+    let mut gzip = GzBuilder::new().mtime(0).write(Vec::with_capacity(content.len() / 4), Compression::default());
+    gzip.write_all(content)?;
+    gzip.finish()
 }
 
 #[cfg(test)]

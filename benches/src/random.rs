@@ -4,17 +4,25 @@ use std::fmt::Write as _;
 
 /// What a choice is about, so that one seed gives unrelated choices.
 #[derive(Clone, Copy)]
-pub(super) enum Stream {
+pub(crate) enum Stream {
     Account = 1,
     Owner,
     Delivery,
     Size,
     Event,
     Copy,
+    Burst,
+    Digest,
+    Finding,
+    Evaluation,
+    Organization,
+    Sample,
+    Export,
+    Envelope,
 }
 
 /// SplitMix64 (Steele, Lea, Flood, 2014). Ten lines of our own, because a library may change its numbers between versions.
-pub(super) struct Draws(u64);
+pub(crate) struct Draws(u64);
 
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
@@ -26,45 +34,45 @@ fn mix(mut z: u64) -> u64 {
 
 impl Draws {
     /// The choices for one thing. Mixing is one-to-one, so the first number drawn differs for every `index` of a stream.
-    pub(super) fn new(seed: u64, stream: Stream, index: u64) -> Self {
+    pub(crate) fn new(seed: u64, stream: Stream, index: u64) -> Self {
         Self(mix(mix(seed.wrapping_add((stream as u64).wrapping_mul(STEP))) ^ index))
     }
 
-    pub(super) fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(STEP);
         mix(self.0)
     }
 
     /// From 0 to `limit` - 1; 0 when `limit` is 0.
-    pub(super) fn below(&mut self, limit: u64) -> u64 {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
         let product = u128::from(self.next()) * u128::from(limit);
         u64::try_from(product >> 64).expect("the upper half has 64 bits")
     }
 
-    pub(super) fn percent(&mut self, percent: u8) -> bool {
+    pub(crate) fn percent(&mut self, percent: u8) -> bool {
         self.below(100) < u64::from(percent)
     }
 
-    pub(super) fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
+    pub(crate) fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
         let index = self.below(choices.len() as u64);
         choices[usize::try_from(index).expect("below a length")]
     }
 
     /// The 16 bytes of a version 4 UUID.
-    pub(super) fn uuid(&mut self) -> u128 {
+    pub(crate) fn uuid(&mut self) -> u128 {
         let random = (u128::from(self.next()) << 64) | u128::from(self.next());
         (random & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62)
     }
 
-    pub(super) fn push_letters_and_digits(&mut self, out: &mut String, count: usize) {
+    pub(crate) fn push_letters_and_digits(&mut self, out: &mut String, count: usize) {
         self.push_from(out, count, b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789");
     }
 
-    pub(super) fn push_capitals_and_digits(&mut self, out: &mut String, count: usize) {
+    pub(crate) fn push_capitals_and_digits(&mut self, out: &mut String, count: usize) {
         self.push_from(out, count, b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567");
     }
 
-    pub(super) fn push_hex(&mut self, out: &mut String, count: usize) {
+    pub(crate) fn push_hex(&mut self, out: &mut String, count: usize) {
         self.push_from(out, count, b"0123456789abcdef");
     }
 
@@ -83,7 +91,7 @@ impl Draws {
 }
 
 /// Appends a UUID in its written form.
-pub(super) fn push_uuid(out: &mut String, uuid: u128) {
+pub(crate) fn push_uuid(out: &mut String, uuid: u128) {
     write!(
         out,
         "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
