@@ -14,7 +14,7 @@ fn zone() -> LandingZone {
         findings_each: 6,
         evaluations_each: 40,
         faults: true,
-        ..LandingZone::new(5, 2, from, 16)
+        ..LandingZone::new(5, 2, from, 14)
     }
 }
 
