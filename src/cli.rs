@@ -118,12 +118,15 @@ pub(crate) struct Demo {
 
 #[derive(Debug, Args)]
 pub(crate) struct Replay {
-    /// Log files, folders (read whole, in order of name) and globs
+    /// Log files and any other delivery, folders (read whole, in order of name) and globs
     #[arg(required = true, value_name = "PATH")]
     pub(crate) paths: Vec<String>,
     /// Skip objects that an earlier run has read and counted to the end
     #[arg(long)]
     pub(crate) resume: bool,
+    /// Where the objects are that notices name: DIR/BUCKET/KEY or DIR/KEY; without it S3, with stores in AWS
+    #[arg(long, value_name = "DIR")]
+    pub(crate) objects: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -245,6 +248,9 @@ pub(crate) enum DeadLetters {
         /// Only these; all open ones without
         #[arg(value_name = "ID")]
         ids: Vec<String>,
+        /// Where the objects are that notices name, as for replay
+        #[arg(long, value_name = "DIR")]
+        objects: Option<PathBuf>,
     },
 }
 

@@ -16,6 +16,7 @@ mod full_disk;
 mod home;
 mod platform;
 mod print;
+mod reading;
 mod replay;
 mod session_keys;
 mod stores;

@@ -378,6 +378,7 @@ mod local {
         stores.manifests().ensure_table().await?;
         stores.dead_letters().ensure_table().await?;
         stores.ensure_verified_table().await?;
+        stores.expectations().ensure_table().await?;
         stores.kinesis.create_stream().stream_name(&stores.name).shard_count(SHARDS).send().await?;
         for _ in 0..200 {
             let summary = stores.kinesis.describe_stream_summary().stream_name(&stores.name).send().await?;

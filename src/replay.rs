@@ -14,10 +14,13 @@ use aggregator::usage_rows::UsageRows;
 use anyhow::Context;
 use futures::{StreamExt, TryStreamExt, stream};
 use ingest::dead_letter::DeadLetter;
+use ingest::digest::SeenDigest;
 use ingest::kinesis::pack;
 use ingest::manifest::{Manifest, Manifests, ObjectVersion};
+use ingest::notice::NamedObject;
+use ingest::object_store::{OpenError, Opened};
 use ingest::{
-    Beside, Declarations, Judged, ObjectRead, Packer, ReadError, Reason, Rules, RunId, Slice, SliceId, Timestamp,
+    Beside, Delivered, Judged, NotCounted, ObjectRead, Packer, ReadError, Reason, RunId, Slice, SliceId, Timestamp,
     Verdict, read_object,
 };
 use serde::Serialize;
@@ -28,6 +31,7 @@ use tokio::task::JoinSet;
 
 use crate::edge;
 use crate::print::Progress;
+use crate::reading::Reading;
 use crate::stores::{Role, Stores};
 
 /// Threads that read and judge; judging is what takes the time.
@@ -163,6 +167,8 @@ fn add_files(path: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
 pub(crate) enum Source {
     /// A file.
     File(PathBuf),
+    /// An object in the store of what notices name.
+    Named(NamedObject),
     /// Bytes kept elsewhere, such as a dead letter's, under the name of the object they are from.
     Kept { name: String, bytes: Vec<u8> },
     /// Slices that were set aside on their way, under the name they were set aside by.
@@ -174,7 +180,16 @@ impl Source {
         match self {
             // Absolute, so that the same file is the same object from every working directory.
             Self::File(path) => path.canonicalize().unwrap_or_else(|_| path.clone()).to_string_lossy().into_owned(),
+            Self::Named(object) => object.name(),
             Self::Kept { name, .. } | Self::Slices { name, .. } => name.clone(),
+        }
+    }
+
+    /// When it was last written, if that is known.
+    fn written_at(&self) -> Option<Timestamp> {
+        match self {
+            Self::File(path) => path.metadata().and_then(|found| found.modified()).ok().map(Timestamp::from),
+            Self::Named(_) | Self::Kept { .. } | Self::Slices { .. } => None,
         }
     }
 
@@ -182,7 +197,7 @@ impl Source {
         match self {
             Self::File(path) => path.metadata().map(|found| found.len()).unwrap_or_default(),
             Self::Kept { bytes, .. } => bytes.len() as u64,
-            Self::Slices { .. } => 0,
+            Self::Named(_) | Self::Slices { .. } => 0,
         }
     }
 
@@ -190,7 +205,7 @@ impl Source {
         Ok(match self {
             Self::File(path) => Box::new(File::open(path)?),
             Self::Kept { bytes, .. } => Box::new(bytes.as_slice()),
-            Self::Slices { .. } => Box::new(io::empty()),
+            Self::Named(_) | Self::Slices { .. } => Box::new(io::empty()),
         })
     }
 }
@@ -205,8 +220,8 @@ pub(crate) struct Replay<'a> {
     pub(crate) stores: &'a Stores,
     /// Whether objects that are done are skipped.
     pub(crate) resume: bool,
-    /// Which source each meter is counted from.
-    pub(crate) declared: Arc<Declarations>,
+    /// The rules to read by.
+    pub(crate) reading: Reading,
 }
 
 impl Replay<'_> {
@@ -228,7 +243,7 @@ impl Replay<'_> {
                 messages: messages.clone(),
                 letters_room: letters_room.clone(),
                 runtime: Handle::current(),
-                declared: self.declared.clone(),
+                reading: self.reading.clone(),
                 done: self.resume.then(|| Done {
                     manifests: self.stores.manifests(),
                     acknowledgements: self.stores.acknowledgements(),
@@ -257,6 +272,7 @@ impl Replay<'_> {
     ) -> anyhow::Result<Balance> {
         let stream = self.stores.stream_writer();
         let (dead_letters, manifests) = (self.stores.dead_letters(), self.stores.manifests());
+        let expectations = self.stores.expectations();
         let mut keeping = JoinSet::new();
         let mut waiting = Waiting::new(self.stores)?;
         let mut messages = Vec::new();
@@ -277,6 +293,7 @@ impl Replay<'_> {
             waiting.sent(&read.slices);
             stream.put(pack(read.slices)).await?;
             waiting.balance.write_units += dead_letters.put(&read.letters).await?;
+            waiting.balance.write_units += expectations.put(&read.digests).await?;
             drop(read.letters_room);
             if KEEPING_AT_ONCE <= keeping.len()
                 && let Some(kept) = keeping.join_next().await
@@ -300,6 +317,7 @@ impl Replay<'_> {
 enum Message {
     Slices(Vec<Slice>),
     DeadLetters(Vec<DeadLetter>, OwnedSemaphorePermit),
+    Digests(Vec<SeenDigest>),
     Read(Box<Manifest>),
     /// An earlier run has read it to the end; where its events are counted.
     Skipped(Vec<(Partition, u64)>),
@@ -312,7 +330,7 @@ struct Reader {
     messages: mpsc::Sender<anyhow::Result<Message>>,
     letters_room: Arc<Semaphore>,
     runtime: Handle,
-    declared: Arc<Declarations>,
+    reading: Reading,
     done: Option<Done>,
 }
 
@@ -343,7 +361,8 @@ impl Reader {
     }
 
     /// Hands dead letters on, once there is room for their bytes.
-    fn set_aside(&self, letters: Vec<DeadLetter>, bytes: usize) -> Result<(), NobodyListens> {
+    fn set_aside(&self, pile: &mut Pile) -> Result<(), NobodyListens> {
+        let (letters, bytes) = (std::mem::take(&mut pile.letters), std::mem::take(&mut pile.letter_bytes));
         if letters.is_empty() {
             return Ok(());
         }
@@ -355,6 +374,14 @@ impl Reader {
 
     fn read(&self, source: &Source) -> anyhow::Result<Result<(), NobodyListens>> {
         let name = source.name();
+        if let Source::Named(object) = source {
+            return match self.read_named(object) {
+                Ok(()) => Ok(Ok(())),
+                Err(Stopped::NobodyListens) => Ok(Err(NobodyListens)),
+                Err(Stopped::Closed(error)) => Err(error.into()),
+                Err(Stopped::Failed(error)) => Err(error),
+            };
+        }
         if let Some(done) = &self.done {
             let sha256 = hash(source)?;
             if let Some(through) = done.counted_through(&ObjectVersion { name: name.clone(), sha256 })? {
@@ -362,28 +389,47 @@ impl Reader {
             }
         }
         let started_at = edge::now();
-        let run = edge::run_id();
         if let Source::Slices { slices, .. } = source {
-            return Ok(self.send_again(run, name, slices, started_at));
+            return Ok(self.send_again(edge::run_id(), name, slices, started_at));
         }
+        let object = Object { name: &name, written_at: source.written_at(), signature: None, follows: true };
+        match self.read_as(object, source.open()?) {
+            Ok(()) => Ok(Ok(())),
+            Err(Stopped::NobodyListens) => Ok(Err(NobodyListens)),
+            Err(Stopped::Closed(error)) => Err(error.into()),
+            Err(Stopped::Failed(error)) => Err(error),
+        }
+    }
+
+    /// Fetches and reads an object that a notice names.
+    fn read_named(&self, object: &NamedObject) -> Result<(), Stopped> {
+        let Opened { body, signature, written_at } =
+            self.reading.open(&self.runtime, object).map_err(Stopped::Closed)?;
+        let name = object.name();
+        self.read_as(Object { name: &name, written_at, signature, follows: false }, body)
+    }
+
+    /// Reads an object under a run of its own, and what it names under runs of theirs.
+    fn read_as(&self, object: Object<'_>, stored: impl io::Read) -> Result<(), Stopped> {
+        let started_at = edge::now();
+        let run = edge::run_id();
+        let mut pile = Pile { letters: Vec::new(), letter_bytes: 0 };
         let mut packer = Packer::new(run);
         let mut slices = Vec::new();
-        let mut letters = Vec::new();
-        let mut letter_bytes = 0;
-        let rules = Rules { now: started_at, declared: &self.declared };
-        let read = read_object(&name, source.open()?, rules, |judged: Judged<'_>| {
+        let mut digests = Vec::new();
+        let mut closed = BTreeMap::<Reason, u64>::new();
+        let delivered = Delivered { name: object.name, written_at: object.written_at };
+        let read = read_object(delivered, stored, self.reading.rules(started_at), |judged: Judged<'_>| {
             let Judged { verdict, beside, bytes, offset, number, is_whole } = judged;
             let mut set_aside = |reason| {
-                letter_bytes += LETTER_FRAME_BYTES + name.len() + bytes.len();
-                let (object, bytes, seen_at) = (name.clone(), bytes.to_vec(), started_at);
-                letters.push(DeadLetter {
-                    object,
+                pile.add(DeadLetter {
+                    object: object.name.to_owned(),
                     offset,
                     number,
                     reason,
-                    bytes,
+                    bytes: bytes.to_vec(),
                     is_whole,
-                    seen_at,
+                    seen_at: started_at,
                     resolved_at: None,
                 });
             };
@@ -396,28 +442,103 @@ impl Reader {
             for beside in beside {
                 match beside {
                     Beside::Usage(event) => packer.add_beside(event, &mut slices),
+                    Beside::Fact(fact) => packer.add_fact_beside(*fact, &mut slices),
+                    Beside::Digest(digest) => digests.push((*digest, Sha256::digest(bytes).into())),
+                    Beside::Object(named) => match self.follow(&object, &named) {
+                        Ok(()) => {}
+                        Err(Stopped::Closed(error)) => {
+                            let reason = error.reason().ok_or(Stopped::Closed(error))?;
+                            *closed.entry(reason).or_default() += 1;
+                            set_aside(reason);
+                        }
+                        Err(stopped) => return Err(stopped),
+                    },
                     Beside::DeadLetter(reason) => set_aside(reason),
                 }
             }
             if !slices.is_empty() {
                 self.send(Message::Slices(std::mem::take(&mut slices)))?;
             }
-            if LETTER_BYTES_TOGETHER <= letter_bytes {
-                self.set_aside(std::mem::take(&mut letters), std::mem::take(&mut letter_bytes))?;
+            if LETTER_BYTES_TOGETHER <= pile.letter_bytes {
+                self.set_aside(&mut pile)?;
             }
             Ok(())
         });
-        let found = match read {
+        let mut found = match read {
             Ok(found) => found,
-            Err(ReadError::Store(error)) => return Err(error.into()),
-            Err(ReadError::Sink(gone)) => return Ok(Err(gone)),
+            Err(ReadError::Store(error)) => return Err(Stopped::Failed(error.into())),
+            Err(ReadError::Sink(stopped)) => return Err(stopped),
         };
+        for (reason, count) in closed {
+            *found.beside_dead_letters.entry(reason).or_default() += count;
+        }
         slices.extend(packer.flush());
+        self.send(Message::Slices(slices))?;
+        self.set_aside(&mut pile)?;
+        // A digest file is one digest; its hash is that of its whole content.
+        let is_alone = found.read == 1;
+        let seen = digests.into_iter().map(|(digest, sha256)| SeenDigest {
+            digest,
+            content_sha256: if is_alone { found.content_sha256 } else { sha256 },
+            signature: object.signature.clone(),
+            seen_at: started_at,
+        });
+        let seen: Vec<SeenDigest> = seen.collect();
+        if !seen.is_empty() {
+            self.send(Message::Digests(seen))?;
+        }
+        let name = object.name.to_owned();
         let manifest = Manifest::new(run, name, found, packer.slices(), packer.beside_slices(), started_at);
-        Ok(self
-            .send(Message::Slices(slices))
-            .and_then(|()| self.set_aside(letters, letter_bytes))
-            .and_then(|()| self.send(Message::Read(Box::new(manifest)))))
+        Ok(self.send(Message::Read(Box::new(manifest)))?)
+    }
+
+    /// Reads what a notice names. Notices inside objects that were fetched for a notice are not followed: they could name
+    /// each other without end.
+    fn follow(&self, within: &Object<'_>, named: &NamedObject) -> Result<(), Stopped> {
+        if !within.follows {
+            return Err(Stopped::Closed(OpenError::Missing));
+        }
+        self.read_named(named).map_err(|stopped| match stopped {
+            Stopped::Failed(error) => Stopped::Failed(error.context(format!("cannot read {named}"))),
+            stopped => stopped,
+        })
+    }
+}
+
+/// An object that is being read.
+struct Object<'a> {
+    name: &'a str,
+    written_at: Option<Timestamp>,
+    /// The signature that stands beside it.
+    signature: Option<String>,
+    /// Whether the objects that its notices name are read too.
+    follows: bool,
+}
+
+/// Dead letters on their way.
+struct Pile {
+    letters: Vec<DeadLetter>,
+    letter_bytes: usize,
+}
+
+impl Pile {
+    fn add(&mut self, letter: DeadLetter) {
+        self.letter_bytes += LETTER_FRAME_BYTES + letter.object.len() + letter.bytes.len();
+        self.letters.push(letter);
+    }
+}
+
+/// Why a reading ended before its end.
+enum Stopped {
+    NobodyListens,
+    /// The object cannot be opened.
+    Closed(OpenError),
+    Failed(anyhow::Error),
+}
+
+impl From<NobodyListens> for Stopped {
+    fn from(NobodyListens: NobodyListens) -> Self {
+        Self::NobodyListens
     }
 }
 
@@ -465,6 +586,10 @@ impl Done {
     fn counted_through(&self, object: &ObjectVersion) -> anyhow::Result<Option<Vec<(Partition, u64)>>> {
         self.runtime.block_on(async {
             for manifest in self.manifests.of_object(object).await? {
+                // Whether what a notice names is done is not known from the notice.
+                if manifest.not_counted.contains_key(&NotCounted::ObjectNotice) {
+                    continue;
+                }
                 let acknowledged = self.acknowledgements.of_run(manifest.run).await?;
                 if is_acknowledged(&manifest, &acknowledged) {
                     return Ok(Some(acknowledged.slices.into_values().flat_map(|slice| slice.through).collect()));
@@ -485,6 +610,7 @@ struct Read {
     slices: Vec<Slice>,
     letters: Vec<DeadLetter>,
     letters_room: Vec<OwnedSemaphorePermit>,
+    digests: Vec<SeenDigest>,
     manifests: Vec<Manifest>,
     skipped: u64,
     /// Where the skipped ones are counted.
@@ -501,6 +627,7 @@ impl Read {
                     read.letters.extend(letters);
                     read.letters_room.push(room);
                 }
+                Message::Digests(digests) => read.digests.extend(digests),
                 Message::Read(manifest) => read.manifests.push(*manifest),
                 Message::Skipped(through) => {
                     read.skipped += 1;

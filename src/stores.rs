@@ -16,6 +16,7 @@ use aws_smithy_http_client::{Builder, tls};
 use aws_smithy_types::retry::RetryConfig;
 use ingest::aws::AwsError;
 use ingest::dead_letter::DeadLetters;
+use ingest::expectations::Expectations;
 use ingest::kinesis::StreamWriter;
 use ingest::manifest::Manifests;
 use sqlx::PgPool;
@@ -34,8 +35,9 @@ const MANIFESTS: &str = "manifests";
 const DEAD_LETTERS: &str = "dead-letters";
 /// Secrets that bcrypt has accepted; a deployment may do without.
 const AUTH_CACHE: &str = "auth-cache";
+const SOURCE_EXPECTATIONS: &str = "source-expectations";
 /// The tables, each named after the deployment and this.
-const TABLES: [&str; 4] = [COMMIT_LOG, ACKNOWLEDGEMENTS, MANIFESTS, DEAD_LETTERS];
+const TABLES: [&str; 5] = [COMMIT_LOG, ACKNOWLEDGEMENTS, MANIFESTS, DEAD_LETTERS, SOURCE_EXPECTATIONS];
 
 /// The stores of one deployment.
 #[derive(Clone, Debug)]
@@ -44,7 +46,7 @@ pub(crate) struct Stores {
     pub(crate) dynamodb: aws_sdk_dynamodb::Client,
     /// Only in AWS: a home keeps its keys in files.
     pub(crate) secrets: Option<aws_sdk_secretsmanager::Client>,
-    /// Only in AWS: a home keeps what is archived in a folder.
+    /// Only in AWS: what is archived, which a home keeps in a folder, and the objects that notices name.
     pub(crate) objects: Option<aws_sdk_s3::Client>,
     pub(crate) database: Database,
     pub(crate) name: String,
@@ -256,6 +258,10 @@ impl Stores {
 
     pub(crate) fn dead_letters(&self) -> DeadLetters {
         DeadLetters::new(self.dynamodb.clone(), self.table(DEAD_LETTERS), edge::random)
+    }
+
+    pub(crate) fn expectations(&self) -> Expectations {
+        Expectations::new(self.dynamodb.clone(), self.table(SOURCE_EXPECTATIONS), edge::random)
     }
 }
 

@@ -48,7 +48,7 @@ fn outcome(name: &str, stored: impl Read, now: Timestamp) -> Outcome {
     let mut seen = BTreeSet::new();
     let mut rows: BTreeMap<_, u64> = BTreeMap::new();
     let mut duplicates = 0;
-    let found = read_object(name, stored, Rules { now, declared: &NOTHING_DECLARED }, |judged| {
+    let found = read_object(name, stored, Rules::at(now), |judged| {
         if let Verdict::Usage(event) = &judged.verdict {
             let (account, hour) = (event.account.to_string(), event.event_time.hour());
             if seen.insert((account.clone(), format!("{:?}", event.identity), hour)) {
@@ -119,7 +119,7 @@ fn generated_objects_give_the_generators_own_answer() {
         let found = read_object(
             &plan.log_object(k).key,
             text.as_bytes(),
-            Rules { now, declared: &NOTHING_DECLARED },
+            Rules::at(now),
             |judged| {
                 let Verdict::Usage(event) = &judged.verdict else { panic!("{:?}", judged.verdict) };
                 let (account, hour) = (event.account.to_string(), event.event_time.hour());

@@ -41,7 +41,7 @@ fn slices() -> Vec<Slice> {
     let mut packer = Packer::new(run);
     let mut slices = Vec::new();
     let object = block("Example", "json");
-    let read = read_object("object.json", object.as_bytes(), Rules { now, declared: &NOTHING_DECLARED }, |judged| {
+    let read = read_object("object.json", object.as_bytes(), Rules::at(now), |judged| {
         let Verdict::Usage(event) = judged.verdict else { panic!("{:?}", judged.verdict) };
         packer.add(event, &mut slices);
         Ok::<(), Infallible>(())

@@ -149,7 +149,7 @@ mod tests {
     }
 
     fn rules(declared: &Declarations) -> Rules<'_> {
-        Rules { now: Timestamp::parse_rfc3339("2026-10-01T12:00:00Z").unwrap(), declared }
+        Rules { declared, ..Rules::at(Timestamp::parse_rfc3339("2026-10-01T12:00:00Z").unwrap()) }
     }
 
     fn judge(record: &str) -> Verdict<'static> {
@@ -239,6 +239,7 @@ mod tests {
                 found.push(match beside {
                     Beside::Usage(event) => Ok((event.identity, event.dimensions.category.into_owned())),
                     Beside::DeadLetter(reason) => Err(reason),
+                    other => panic!("{other:?}"),
                 });
             }
             found

@@ -14,6 +14,8 @@ pub(crate) enum Held {
     GuardDutyFinding,
     /// `findings`, one or several.
     SecurityHubFindings,
+    /// A notice of an S3 object.
+    ObjectNotice,
     /// Understood, and not usage.
     NotCounted(NotCounted),
     /// Nothing this program knows.
@@ -40,6 +42,7 @@ pub(crate) fn held(envelope: &Members<'_>) -> Held {
         "Security Hub Insight Results" => Held::NotCounted(NotCounted::SecurityHubInsight),
         "Config Configuration Item Change" => Held::NotCounted(NotCounted::ConfigItem),
         name if name.starts_with("Config ") => Held::NotCounted(NotCounted::ConfigNotice),
+        name if name.starts_with("Object ") && envelope.text("source").is("aws.s3") => Held::ObjectNotice,
         _ => {
             let source = envelope.text("source").into_text().unwrap_or_default();
             let is_other = source.starts_with("aws.") && !SOURCES_OF_USAGE.contains(&&*source);
@@ -66,6 +69,9 @@ mod tests {
             ("aws.securityhub", "Findings Imported V2", Held::Unknown),
             ("aws.config", "Config Configuration Item Change", Held::NotCounted(NotCounted::ConfigItem)),
             ("aws.config", "Config Rules Compliance Change", Held::NotCounted(NotCounted::ConfigNotice)),
+            ("aws.s3", "Object Created", Held::ObjectNotice),
+            ("aws.s3", "Object Deleted", Held::ObjectNotice),
+            ("my.service", "Object Created", Held::Unknown),
             ("aws.ec2", "EC2 Instance State-change Notification", Held::NotCounted(NotCounted::OtherEvent)),
             ("aws.events", "Scheduled Event", Held::NotCounted(NotCounted::OtherEvent)),
             ("my.service", "Order Placed", Held::Unknown),

@@ -73,7 +73,7 @@ impl<'a> Fields<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{NOTHING_DECLARED, Timestamp};
+    use crate::Timestamp;
 
     const GUARDDUTY: &str = r#"{"accountId":"111111111111","id":"5f","createdAt":"2026-10-01T09:00:00.5Z",
         "region":"eu-west-1","arn":"arn:aws:guardduty:eu-west-1:111111111111:detector/d/finding/5f","severity":5}"#;
@@ -81,7 +81,7 @@ mod tests {
         "ProductArn":"arn:aws:securityhub:eu-west-1::product/aws/guardduty","CreatedAt":"2026-10-01T09:00:00.5Z"}"#;
 
     fn rules() -> Rules<'static> {
-        Rules { now: Timestamp::parse_rfc3339("2026-10-01T12:00:00Z").unwrap(), declared: &NOTHING_DECLARED }
+        Rules::at(Timestamp::parse_rfc3339("2026-10-01T12:00:00Z").unwrap())
     }
 
     fn judge(finding: &str) -> Verdict<'_> {

@@ -13,12 +13,14 @@ use base64::engine::general_purpose::STANDARD;
 use serde::de::IgnoredAny;
 
 use crate::cloudtrail::{self, Consequence, Fallback, Reading};
+use crate::digest::Digest;
 use crate::eventbridge::{self, Held};
 use crate::inflate::{INFLATE_RATIO_MAX, INFLATED_BYTES_FREE, Inflate};
 use crate::json::{Members, Scalar};
+use crate::notice::{self, Entry};
 use crate::records::{Piece, Records};
 use crate::{AccountId, Beside, Judged, NotCounted, Reason, Rules, Source, Statement, Verdict};
-use crate::{config, findings, organizations};
+use crate::{config, findings, organizations, sample};
 
 /// Most deliveries around a record. Real ones reach four: SNS in SQS around EventBridge or CloudWatch Logs.
 const LAYERS_MAX: u32 = 8;
@@ -47,6 +49,10 @@ enum Form<'a> {
     /// Carries records or deliveries in an array.
     Elements(Vec<&'a [u8]>),
     LogMessages,
+    /// A record of an S3 notice.
+    ObjectNotice,
+    /// A CloudEvent.
+    Sample,
     RuleInvocation,
     GuardDutyFinding,
     SecurityHubFinding,
@@ -80,7 +86,7 @@ impl<'r, E, F: FnMut(Judged<'_>) -> Result<(), E>> FrontDoor<'r, F> {
         let fallback = Fallback { envelope: Scalar::Absent, object: self.object_account };
         match cloudtrail::read(bytes, &fallback, self.rules.now) {
             Reading::Event(event) => self.cloudtrail_event(bytes, event, bytes),
-            Reading::Digest => self.verdict(Verdict::NotCounted(NotCounted::CloudTrailDigest), bytes),
+            Reading::Digest => self.digest(bytes),
             Reading::Broken => self.verdict(Verdict::DeadLetter(Reason::BrokenJson), bytes),
             Reading::Other => self.other(bytes, layer),
         }
@@ -100,6 +106,8 @@ impl<'r, E, F: FnMut(Judged<'_>) -> Result<(), E>> FrontDoor<'r, F> {
             Form::Encoded(_) | Form::Text(_) => self.verdict(Verdict::DeadLetter(Reason::PayloadMalformed), bytes),
             Form::Elements(elements) => self.elements(&elements, bytes, layer),
             Form::LogMessages => self.log_messages(bytes, &members, layer),
+            Form::ObjectNotice => self.entry(notice::judge_s3_record(bytes), bytes),
+            Form::Sample => self.sample(bytes),
             Form::RuleInvocation => self.verdict(config::judge_invocation(&members, self.rules), bytes),
             Form::GuardDutyFinding => self.verdict(findings::judge_guardduty(&members, self.rules), bytes),
             Form::SecurityHubFinding => self.verdict(findings::judge_security_hub(&members, self.rules), bytes),
@@ -113,6 +121,7 @@ impl<'r, E, F: FnMut(Judged<'_>) -> Result<(), E>> FrontDoor<'r, F> {
         match held {
             Held::NotCounted(kind) => return self.verdict(Verdict::NotCounted(kind), bytes),
             Held::Unknown => return self.verdict(Verdict::DeadLetter(Reason::NotRecognized), bytes),
+            Held::ObjectNotice => return self.entry(notice::judge_event(bytes), bytes),
             Held::CloudTrail | Held::GuardDutyFinding | Held::SecurityHubFindings => {}
         }
         let detail = envelope.raw("detail").unwrap_or_default();
@@ -146,6 +155,36 @@ impl<'r, E, F: FnMut(Judged<'_>) -> Result<(), E>> FrontDoor<'r, F> {
                 }
             },
         }
+    }
+
+    /// Hands on a digest file and what it says must be there.
+    fn digest(&mut self, bytes: &[u8]) -> Result<(), E> {
+        let beside = match Digest::parse(bytes) {
+            Ok(digest) => Beside::Digest(Box::new(digest)),
+            Err(_) => Beside::DeadLetter(Reason::DigestMalformed),
+        };
+        self.hand_on(Verdict::NotCounted(NotCounted::CloudTrailDigest), vec![beside], bytes, true)
+    }
+
+    /// Hands on a notice and the object it names.
+    fn entry(&mut self, entry: Entry, bytes: &[u8]) -> Result<(), E> {
+        match entry {
+            Entry::Object(object) => {
+                let beside = vec![Beside::Object(Box::new(object))];
+                self.hand_on(Verdict::NotCounted(NotCounted::ObjectNotice), beside, bytes, true)
+            }
+            Entry::NotCounted(kind) => self.verdict(Verdict::NotCounted(kind), bytes),
+            Entry::DeadLetter(reason) => self.verdict(Verdict::DeadLetter(reason), bytes),
+        }
+    }
+
+    fn sample(&mut self, bytes: &[u8]) -> Result<(), E> {
+        let verdict = match sample::fact(bytes, self.rules.meters, self.rules.now) {
+            Ok(fact) if self.rules.takes(Source::UsageSamples, &fact) => Verdict::of(Statement::of_facts(fact, [])),
+            Ok(_) => Verdict::NotCounted(NotCounted::NotTheDeclaredSource),
+            Err(reason) => Verdict::DeadLetter(reason),
+        };
+        self.verdict(verdict, bytes)
     }
 
     /// Hands on a CloudTrail event and what it says beside; `whole` is kept if it cannot be counted.
@@ -289,6 +328,19 @@ fn form<'a>(members: &Members<'a>) -> Form<'a> {
     }
     if has("records") && (has("deliveryStreamArn") || has("requestId")) {
         return members.array("records").map_or(Form::Encoded(Scalar::Absent), Form::Elements);
+    }
+    if members.text("eventSource").is("aws:s3") {
+        return Form::ObjectNotice;
+    }
+    if has("specversion") {
+        return Form::Sample;
+    }
+    if members.text("Event").is("s3:TestEvent") {
+        return Form::NotCounted(NotCounted::S3TestEvent);
+    }
+    let topic = members.text("Type");
+    if topic.is("SubscriptionConfirmation") || topic.is("UnsubscribeConfirmation") {
+        return Form::NotCounted(NotCounted::SnsConfirmation);
     }
     if members.text("eventSource").is("aws:sqs") {
         return Form::Text(members.text("body"));

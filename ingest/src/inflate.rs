@@ -14,6 +14,8 @@ pub(crate) const INFLATE_RATIO_MAX: u64 = 400;
 /// RFC 1952 section 2.3.1.
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const STORED_BUFFER_BYTES: usize = 128 << 10;
+/// How much of an object is looked at to tell what it is: the header of an export is below a tenth of it.
+const PEEK_BYTES: usize = 64 << 10;
 /// The same for what is in memory already.
 const DELIVERY_BUFFER_BYTES: usize = 8 << 10;
 
@@ -30,7 +32,14 @@ pub(crate) enum InflateError {
 type StoredBytes<R> = BufReader<Chain<Cursor<Vec<u8>>, Hashed<R>>>;
 
 /// A source object's content. Concatenated gzip members read as one (RFC 1952 section 2.2).
-pub(crate) enum Inflate<R> {
+pub(crate) struct Inflate<R> {
+    form: Form<R>,
+    /// What was looked at, and how much of it was read since.
+    ahead: Vec<u8>,
+    ahead_read: usize,
+}
+
+enum Form<R> {
     Plain(StoredBytes<R>),
     Gzip(Box<Gunzip<R>>),
 }
@@ -62,36 +71,69 @@ impl<R: Read> Inflate<R> {
         stored.by_ref().take(2).read_to_end(&mut magic)?;
         let is_gzip = magic == GZIP_MAGIC;
         let reader = BufReader::with_capacity(buffer_bytes, Cursor::new(magic).chain(stored));
-        Ok(if is_gzip { Self::Gzip(Box::new(Gunzip::new(reader, inflated_bytes_max))) } else { Self::Plain(reader) })
+        let form =
+            if is_gzip { Form::Gzip(Box::new(Gunzip::new(reader, inflated_bytes_max))) } else { Form::Plain(reader) };
+        Ok(Self { form, ahead: Vec::new(), ahead_read: 0 })
+    }
+
+    /// How the content begins, without reading it: [`PEEK_BYTES`], or all there is before its end or its damage.
+    ///
+    /// For an object of which nothing was read yet.
+    pub(crate) fn peek(&mut self) -> Result<&[u8], io::Error> {
+        let mut filled = self.ahead.len();
+        self.ahead.resize(PEEK_BYTES.max(filled), 0);
+        while filled < self.ahead.len() {
+            match self.form.read(&mut self.ahead[filled..]) {
+                // A fault comes again when it is read up to.
+                Ok(0) | Err(InflateError::Fault(_)) => break,
+                Ok(count) => filled += count,
+                Err(InflateError::Io(error)) => return Err(error),
+            }
+        }
+        self.ahead.truncate(filled);
+        Ok(&self.ahead)
     }
 
     /// Reads some bytes; 0 at the end.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, InflateError> {
-        match self {
-            Self::Plain(reader) => reader.read(buffer).map_err(InflateError::Io),
-            Self::Gzip(gunzip) => gunzip.read(buffer),
+        let ahead = &self.ahead[self.ahead_read..];
+        if ahead.is_empty() {
+            return self.form.read(buffer);
         }
+        let count = ahead.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&ahead[..count]);
+        self.ahead_read += count;
+        Ok(count)
     }
 
     /// Bytes that came out of gzip so far.
     pub(crate) fn inflated_bytes(&self) -> u64 {
-        match self {
-            Self::Plain(_) => 0,
-            Self::Gzip(gunzip) => gunzip.inflated_bytes,
+        match &self.form {
+            Form::Plain(_) => 0,
+            Form::Gzip(gunzip) => gunzip.inflated_bytes,
         }
     }
 
     /// Reads what is left of the stored bytes, so that the hash is of the whole object.
     pub(crate) fn finish(self) -> Result<Stored, io::Error> {
-        let (mut reader, content) = match self {
-            Self::Plain(reader) => (reader, None),
-            Self::Gzip(gunzip) => (gunzip.stored, Some(gunzip.content)),
+        let (mut reader, content) = match self.form {
+            Form::Plain(reader) => (reader, None),
+            Form::Gzip(gunzip) => (gunzip.stored, Some(gunzip.content)),
         };
         io::copy(&mut reader, &mut io::sink())?;
         let (_, hashed) = reader.into_inner().into_inner();
         let sha256 = hashed.hash.finalize().into();
         let content_sha256 = content.map_or(sha256, |content| content.finalize().into());
         Ok(Stored { bytes: hashed.bytes, sha256, content_sha256 })
+    }
+}
+
+impl<R: Read> Form<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, InflateError> {
+        match self {
+            Self::Plain(reader) => reader.read(buffer).map_err(InflateError::Io),
+            Self::Gzip(gunzip) => gunzip.read(buffer),
+        }
     }
 }
 

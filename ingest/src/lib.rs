@@ -20,8 +20,8 @@ pub mod dynamodb;
 mod eventbridge;
 pub mod expectations;
 mod findings;
-mod front_door;
 pub mod focus;
+mod front_door;
 mod identity;
 mod inflate;
 mod json;
@@ -49,7 +49,7 @@ pub use identity::{Identity, NotCanonical};
 pub use meter::{
     Aggregation, DefinitionError, Meter, MeterDefinition, Meters, NotAMeterName, RawUnit, SampleMeter, UnknownMeter,
 };
-pub use object::{Judged, ObjectRead, ReadError, read_object};
+pub use object::{Delivered, Judged, ObjectRead, ReadError, read_object};
 pub use quantity::{NotAQuantity, Quantity};
 pub use rules::Rules;
 pub use slice::{CounterKey, Packer, RunId, Slice, SliceContent, SliceFact, SliceGroup, SliceId};

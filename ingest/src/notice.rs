@@ -1,19 +1,16 @@
 //! Notices that name S3 objects: what each entry of a delivery says.
 //!
 //! The same fact arrives in many wrappings: straight from S3 (`Records` with `s3`), by SNS (`Message`), by SQS (`body`), by
-//! EventBridge (`Object Created`), and one inside another (S3 to SNS to SQS). Nothing here fetches an object.
+//! EventBridge (`Object Created`), and one inside another (S3 to SNS to SQS). The front door opens those; here is what is
+//! inside. Nothing here fetches an object.
 //!
-//! Sources: Amazon S3 User Guide, "Event message structure" and "EventBridge event message structure"; Amazon SNS
-//! Developer Guide, "Parsing message formats"; AWS Lambda Developer Guide, "Using Lambda with Amazon SQS".
+//! Source: Amazon S3 User Guide, "Event message structure" and "EventBridge event message structure".
 
 use std::fmt;
 
 use serde_json::{Map, Value};
 
 use crate::{NotCounted, Reason};
-
-/// How deep wrappings may nest: S3 in SNS in SQS in one more is four.
-const WRAPPINGS_MAX: u32 = 4;
 
 /// An object that a notice says was created.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,6 +30,20 @@ pub struct NamedObject {
 }
 
 impl NamedObject {
+    /// The object of this name, as [`NamedObject::name`] writes it, in whatever version it has now; `None` for other names.
+    pub fn of_name(name: &str) -> Option<Self> {
+        let (bucket, key) = name.strip_prefix("s3://")?.split_once('/')?;
+        let is_name = is_bucket(bucket) && is_key(key);
+        is_name.then(|| Self {
+            bucket: bucket.to_owned(),
+            key: key.to_owned(),
+            version_id: None,
+            etag: None,
+            sequencer: None,
+            size: None,
+        })
+    }
+
     /// The name under which its manifests and dead letters stand: `s3://BUCKET/KEY`.
     pub fn name(&self) -> String {
         format!("s3://{}/{}", self.bucket, self.key)
@@ -52,116 +63,28 @@ impl fmt::Display for NamedObject {
 
 /// What one entry of a delivery says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Entry {
+pub(crate) enum Entry {
     /// An object is there to be read.
     Object(NamedObject),
     /// Understood, and there is nothing to read.
     NotCounted(NotCounted),
     /// No notice can be read from it.
     DeadLetter(Reason),
-    /// What a wrapping held is no notice: an event for other readers.
-    Other,
 }
 
-/// One entry with the JSON (or other text) it was read from, innermost wrapping removed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EntryRead {
-    /// What it says.
-    pub entry: Entry,
-    /// Its own text: what a dead letter keeps and a replay reads again.
-    pub text: String,
-}
-
-/// The entries of one JSON value that was delivered: one record of a wrapping, or a whole notice.
-///
-/// `None` if it is neither a notice nor a wrapping of SNS or SQS. An empty list is a wrapping around nothing.
-pub fn entries(delivered: &[u8]) -> Option<Vec<EntryRead>> {
-    let value: Value = serde_json::from_slice(delivered).ok()?;
-    let mut found = Vec::new();
-    unwrap(value, 0, &mut found).then_some(found)
-}
-
-/// Follows a value through its wrappings. Whether it was a notice or a wrapping at all.
-fn unwrap(value: Value, depth: u32, found: &mut Vec<EntryRead>) -> bool {
-    let Value::Object(members) = &value else { return false };
-    if depth == 0 && members.get("Records").is_some_and(Value::is_array) {
-        return unwrap_records(value, depth, found);
+/// Judges a record of an S3 notice: an element of its `Records`.
+pub(crate) fn judge_s3_record(record: &[u8]) -> Entry {
+    match serde_json::from_slice(record) {
+        Ok(Value::Object(record)) => s3_record(&record),
+        _ => Entry::DeadLetter(Reason::NoticeMalformed),
     }
-    let form = Form::of(members);
-    let inner = match form {
-        Form::Unknown => return false,
-        Form::S3 => return add(found, s3_record(members), &value),
-        Form::EventBridge => return add(found, event_bridge(members), &value),
-        Form::TestEvent => return add(found, Entry::NotCounted(NotCounted::S3TestEvent), &value),
-        Form::Confirmation => return add(found, Entry::NotCounted(NotCounted::SnsConfirmation), &value),
-        Form::SnsRecord => members.get("Sns").and_then(|sns| sns.get("Message")),
-        Form::SnsEnvelope => members.get("Message"),
-        Form::SqsRecord => members.get("body"),
-    };
-    match inner.and_then(Value::as_str) {
-        Some(text) if depth < WRAPPINGS_MAX => unwrap_text(text, depth + 1, found),
-        _ => drop(add(found, Entry::DeadLetter(Reason::NoticeMalformed), &value)),
-    }
-    true
 }
 
-/// What stands as text inside a wrapping: JSON of a notice, or something else.
-fn unwrap_text(text: &str, depth: u32, found: &mut Vec<EntryRead>) {
-    let entry = match serde_json::from_str::<Value>(text) {
-        Err(_) => Entry::DeadLetter(Reason::BrokenJson),
-        Ok(value) => {
-            let is_wrapping = value.get("Records").is_some_and(Value::is_array);
-            let known = if is_wrapping { unwrap_records(value, depth, found) } else { unwrap(value, depth, found) };
-            if known {
-                return;
-            }
-            Entry::Other
-        }
-    };
-    found.push(EntryRead { entry, text: text.to_owned() });
-}
-
-fn unwrap_records(mut wrapping: Value, depth: u32, found: &mut Vec<EntryRead>) -> bool {
-    let Some(Value::Array(records)) = wrapping.get_mut("Records").map(Value::take) else { return false };
-    for record in records {
-        let text = record.to_string();
-        if !unwrap(record, depth, found) {
-            found.push(EntryRead { entry: Entry::Other, text });
-        }
-    }
-    true
-}
-
-fn add(found: &mut Vec<EntryRead>, entry: Entry, value: &Value) -> bool {
-    found.push(EntryRead { entry, text: value.to_string() });
-    true
-}
-
-/// The forms that are told apart, each by what it always has.
-enum Form {
-    S3,
-    EventBridge,
-    TestEvent,
-    Confirmation,
-    SnsRecord,
-    SnsEnvelope,
-    SqsRecord,
-    Unknown,
-}
-
-impl Form {
-    fn of(members: &Map<String, Value>) -> Self {
-        let text = |name: &str| members.get(name).and_then(Value::as_str).unwrap_or_default();
-        match (text("eventSource"), text("EventSource"), text("source"), text("Type")) {
-            ("aws:s3", ..) => Self::S3,
-            ("aws:sqs", ..) => Self::SqsRecord,
-            (_, "aws:sns", ..) => Self::SnsRecord,
-            (_, _, "aws.s3", _) if members.contains_key("detail-type") => Self::EventBridge,
-            (.., "Notification") if members.contains_key("TopicArn") => Self::SnsEnvelope,
-            (.., "SubscriptionConfirmation" | "UnsubscribeConfirmation") => Self::Confirmation,
-            _ if text("Event") == "s3:TestEvent" => Self::TestEvent,
-            _ => Self::Unknown,
-        }
+/// Judges an EventBridge event of S3.
+pub(crate) fn judge_event(envelope: &[u8]) -> Entry {
+    match serde_json::from_slice(envelope) {
+        Ok(Value::Object(envelope)) => event_bridge(&envelope),
+        _ => Entry::DeadLetter(Reason::NoticeMalformed),
     }
 }
 

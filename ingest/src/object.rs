@@ -8,7 +8,7 @@ use thiserror::Error;
 use crate::front_door::FrontDoor;
 use crate::inflate::Inflate;
 use crate::records::Records;
-use crate::{Beside, NotCounted, Reason, Rules, Timestamp, Verdict, cloudtrail};
+use crate::{Beside, NotCounted, Reason, Rules, Timestamp, Verdict, cloudtrail, focus};
 
 /// One record of a source object, judged.
 #[derive(Debug)]
@@ -63,6 +63,8 @@ impl ObjectRead {
         for beside in &judged.beside {
             match beside {
                 Beside::Usage(event) => self.saw(event.event_time),
+                Beside::Fact(fact) => self.saw(fact.key.time),
+                Beside::Object(_) | Beside::Digest(_) => {}
                 Beside::DeadLetter(reason) => *self.beside_dead_letters.entry(*reason).or_default() += 1,
             }
         }
@@ -85,26 +87,55 @@ pub enum ReadError<E> {
     Sink(E),
 }
 
+/// What is known of an object beside its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivered<'a> {
+    /// The delivered name, such as an S3 URL or a file's path. Its account stands in for an event's that has none.
+    pub name: &'a str,
+    /// When it was last written, if that is known: which edition of an export it is.
+    pub written_at: Option<Timestamp>,
+}
+
+/// An object of which nothing but its name is known.
+impl<'a> From<&'a str> for Delivered<'a> {
+    fn from(name: &'a str) -> Self {
+        Self { name, written_at: None }
+    }
+}
+
+/// An object of which nothing but its name is known.
+impl<'a> From<&'a String> for Delivered<'a> {
+    fn from(name: &'a String) -> Self {
+        Self::from(name.as_str())
+    }
+}
+
 /// Reads an object to its end and hands each record on, judged. Memory is bounded whatever the object's size.
-///
-/// `name` is the delivered name, whose account stands in for an event's that has none.
-pub fn read_object<E>(
-    name: &str,
+pub fn read_object<'n, E>(
+    delivered: impl Into<Delivered<'n>>,
     stored: impl Read,
     rules: Rules<'_>,
     mut each: impl FnMut(Judged<'_>) -> Result<(), E>,
 ) -> Result<ObjectRead, ReadError<E>> {
-    let object_account = cloudtrail::account_in_object_name(name);
-    let mut records = Records::new(Inflate::open(stored).map_err(ReadError::Store)?);
+    let delivered = delivered.into();
+    let mut content = Inflate::open(stored).map_err(ReadError::Store)?;
     let mut found = ObjectRead::default();
-    let mut door = FrontDoor::new(rules, object_account, |judged: Judged<'_>| {
+    let mut each = |judged: Judged<'_>| {
         found.add(&judged);
         each(judged)
-    });
-    while let Some(piece) = records.next().map_err(ReadError::Store)? {
-        door.piece(piece).map_err(ReadError::Sink)?;
-    }
-    let stored = records.finish().map_err(ReadError::Store)?;
+    };
+    let is_export = focus::is_header(content.peek().map_err(ReadError::Store)?);
+    let stored = if is_export {
+        focus::read_export(delivered, content, rules, &mut each)?
+    } else {
+        let object_account = cloudtrail::account_in_object_name(delivered.name);
+        let mut records = Records::new(content);
+        let mut door = FrontDoor::new(rules, object_account, &mut each);
+        while let Some(piece) = records.next().map_err(ReadError::Store)? {
+            door.piece(piece).map_err(ReadError::Sink)?;
+        }
+        records.finish().map_err(ReadError::Store)?
+    };
     (found.stored_bytes, found.sha256) = (stored.bytes, stored.sha256);
     found.content_sha256 = stored.content_sha256;
     Ok(found)
@@ -126,7 +157,6 @@ mod tests {
     use sha2::{Digest, Sha256};
 
     use super::*;
-    use crate::NOTHING_DECLARED;
 
     /// A store that hands out chunks of these sizes, over and over.
     struct Chunks<'a> {
@@ -148,7 +178,7 @@ mod tests {
         let now = Timestamp::parse_rfc3339("2026-11-01T00:00:00Z").unwrap();
         let mut handed_on = Vec::new();
         let store = Chunks { stored, sizes: sizes.iter().cycle() };
-        let rules = Rules { now, declared: &NOTHING_DECLARED };
+        let rules = Rules::at(now);
         let found = read_object("123456789012_CloudTrail_x.json", store, rules, |judged| {
             handed_on.push(format!("{judged:?}"));
             Ok::<_, Infallible>(())
@@ -239,7 +269,7 @@ mod tests {
                 let stored = fs::read(folder.join(name)).unwrap();
                 let mut units = BTreeMap::<_, BTreeSet<_>>::new();
                 let mut usage = 0_u64;
-                let rules = Rules { now, declared: &NOTHING_DECLARED };
+                let rules = Rules::at(now);
                 let found = read_object(name, stored.as_slice(), rules, |judged| {
                     let event = match judged.verdict {
                         Verdict::Usage(event) => Some(event),

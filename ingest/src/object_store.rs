@@ -8,9 +8,9 @@ use std::io::{self, Read};
 
 use thiserror::Error;
 
-use crate::Reason;
 use crate::aws::AwsError;
 use crate::notice::NamedObject;
+use crate::{Reason, Timestamp};
 
 pub use folder::Folder;
 pub use s3::{S3Body, S3Objects};
@@ -31,6 +31,8 @@ pub struct Opened<B> {
     pub body: B,
     /// The signature that stands beside it (`x-amz-meta-signature`), as CloudTrail's digest files have.
     pub signature: Option<String>,
+    /// When it was written.
+    pub written_at: Option<Timestamp>,
 }
 
 /// Why an object could not be opened.

@@ -1,9 +1,12 @@
 //! The rules that every form of record shares: what counts, whose it is, and when it happened.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
 use crate::json::Scalar;
-use crate::{AccountId, Declarations, Dimensions, Reason, Source, Timestamp, UsageEvent};
+use crate::{
+    AccountId, Declarations, Dimensions, Meters, NOTHING_DECLARED, Reason, Source, Timestamp, UsageEvent, UsageFact,
+};
 
 /// How far event time may lie ahead of the reader's clock, in seconds.
 const AHEAD_SECONDS_MAX: i64 = 3_600;
@@ -15,6 +18,17 @@ pub struct Rules<'a> {
     pub now: Timestamp,
     /// Which source each meter is counted from.
     pub declared: &'a Declarations,
+    /// The meters that samples may be of.
+    pub meters: &'a Meters,
+}
+
+static BUILT_IN: LazyLock<Meters> = LazyLock::new(Meters::built_in);
+
+impl Rules<'static> {
+    /// The rules where nothing is declared and no meter defined beside the built-in ones.
+    pub fn at(now: Timestamp) -> Self {
+        Self { now, declared: &NOTHING_DECLARED, meters: &BUILT_IN }
+    }
 }
 
 /// Reads an event time that its source defines as UTC, and refuses one that lies too far ahead of the reader's clock.
@@ -53,5 +67,10 @@ impl Rules<'_> {
     /// Whether an event counts when it comes from this source.
     pub(crate) fn counts(&self, source: Source, event: &UsageEvent<'_>) -> bool {
         self.declared.is_declared(source, event.meter, event.account, event.event_time)
+    }
+
+    /// Whether a fact counts when it comes from this source.
+    pub(crate) fn takes(&self, source: Source, fact: &UsageFact<'_>) -> bool {
+        self.declared.is_declared(source, fact.key.meter, fact.key.account, fact.key.time)
     }
 }

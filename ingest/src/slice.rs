@@ -257,6 +257,15 @@ impl Packer {
         }
     }
 
+    /// Adds a fact that is no record's own; full slices go to `full`.
+    pub fn add_fact_beside(&mut self, fact: UsageFact<'_>, full: &mut Vec<Slice>) {
+        let place = (fact.key.account.bucket(), Window::Day(fact.day()), Part::Record);
+        let pending = self.pending.entry(place).or_default();
+        pending.facts.push(SliceFact { fact: fact.into_owned(), is_primary: false });
+        pending.events += 1;
+        self.added(place, full);
+    }
+
     /// Lets go of what is full after something was added there.
     fn added(&mut self, place: (Bucket, Window, Part), full: &mut Vec<Slice>) {
         self.pending_events += 1;

@@ -1,6 +1,7 @@
 //! Instants and hours in UTC. Nothing here reads a clock.
 
 use std::fmt;
+use std::time::SystemTime;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use thiserror::Error;
@@ -64,6 +65,17 @@ impl Timestamp {
 impl From<DateTime<Utc>> for Timestamp {
     fn from(instant: DateTime<Utc>) -> Self {
         Self(instant.timestamp_micros().clamp(Self::MIN.0, Self::MAX.0))
+    }
+}
+
+/// Such as a file's modification time; what no year of four digits holds stops at the first and last instant.
+impl From<SystemTime> for Timestamp {
+    fn from(time: SystemTime) -> Self {
+        let micros = match time.duration_since(SystemTime::UNIX_EPOCH) {
+            Ok(since) => i64::try_from(since.as_micros()).unwrap_or(i64::MAX),
+            Err(before) => -i64::try_from(before.duration().as_micros()).unwrap_or(i64::MAX),
+        };
+        Self(micros.clamp(Self::MIN.0, Self::MAX.0))
     }
 }
 

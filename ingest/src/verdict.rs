@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::digest::Digest;
+use crate::notice::NamedObject;
 use crate::{UsageEvent, UsageFact};
 
 /// What a source record turned out to be. Every record read is exactly one of these, and the balance is made of them.
@@ -69,6 +71,12 @@ impl<'a> Verdict<'a> {
 pub enum Beside<'a> {
     /// A further usage event, of another meter than the record's own.
     Usage(UsageEvent<'a>),
+    /// A fact that is no record's own, such as the end of an export behind its last row.
+    Fact(Box<UsageFact<'static>>),
+    /// An object that the record, a notice, names: it is to be fetched and read.
+    Object(Box<NamedObject>),
+    /// What the record, a digest file, says must be there.
+    Digest(Box<Digest>),
     /// Something beside the verdict cannot be read: the record is kept as a dead letter for it, although it has its verdict.
     DeadLetter(Reason),
 }
@@ -195,6 +203,7 @@ reasons! {
     ObjectDenied "object_denied" "Reading the object is denied (or it is missing and listing is denied); correct the policies of bucket and key, then replay.",
     ObjectArchived "object_archived" "The object is in an archive class; restore it, then replay.",
     ObjectChanged "object_changed" "The object was written again since the notice; replay its versions from the bucket.",
+    DigestMalformed "digest_malformed" "The digest file has not the form that CloudTrail documents, so what it names is not known to be expected; fetch it again and replay.",
     SliceMalformed "slice_malformed" "A stream record is not in the documented format; find its writer, then replay its object.",
     PartitionUntrusted "partition_untrusted" "The log partition these events belong to has a gap or a wrong total; repair it, then replay.",
 }

@@ -6,15 +6,18 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use ingest::dead_letter::{DeadLetter, DeadLetterHead};
-use ingest::{Beside, Declarations, Judged, Reason, Rules, Verdict, read_object, stream_format};
+use ingest::notice::NamedObject;
+use ingest::object_store::OpenError;
+use ingest::{Beside, Judged, Reason, Verdict, read_object, stream_format};
 use serde::de::IgnoredAny;
 use serde_json::json;
+use tokio::runtime::Handle;
 
 use crate::cli::{self, Global};
 use crate::platform::{Platform, Work};
+use crate::reading::Reading;
 use crate::replay::{Balance, Replay, Source};
 use crate::stores::Stores;
 use crate::{declared, edge, print};
@@ -27,7 +30,7 @@ const EXCERPT_CHARS: usize = 80;
 pub(super) async fn run(global: &Global, command: cli::DeadLetters) -> anyhow::Result<ExitCode> {
     match command {
         cli::DeadLetters::List { all } => list(global, all).await,
-        cli::DeadLetters::Replay { ids } => replay(global, ids).await,
+        cli::DeadLetters::Replay { ids, objects } => replay(global, ids, objects).await,
     }
 }
 
@@ -80,11 +83,14 @@ enum SecondLook {
     StillDead(Reason),
 }
 
-async fn replay(global: &Global, ids: Vec<String>) -> anyhow::Result<ExitCode> {
+async fn replay(global: &Global, ids: Vec<String>, objects: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     let declared = declared::load(global)?;
     let platform = Platform::open(global, Work::Stores).await?;
-    let (balance, resolved, still_dead) =
-        super::with_platform(platform, |stores| async move { replay_with(&stores, &ids, declared).await }).await?;
+    let (balance, resolved, still_dead) = super::with_platform(platform, |stores| async move {
+        let reading = Reading::new(&stores, declared, objects).await?;
+        replay_with(&stores, &ids, reading).await
+    })
+    .await?;
     if global.json {
         let mut answer = serde_json::to_value(&balance)?;
         answer["resolved"] = json!(resolved);
@@ -103,11 +109,7 @@ async fn replay(global: &Global, ids: Vec<String>) -> anyhow::Result<ExitCode> {
 
 type StillDead = BTreeMap<String, u64>;
 
-async fn replay_with(
-    stores: &Stores,
-    ids: &[String],
-    declared: Arc<Declarations>,
-) -> anyhow::Result<(Balance, u64, StillDead)> {
+async fn replay_with(stores: &Stores, ids: &[String], reading: Reading) -> anyhow::Result<(Balance, u64, StillDead)> {
     let store = stores.dead_letters();
     let mut open = store.heads().await?;
     open.retain(|letter| letter.resolved_at.is_none());
@@ -115,11 +117,11 @@ async fn replay_with(
         let is_open = open.iter().any(|letter| letter.id == *id);
         anyhow::ensure!(is_open, "there is no open dead letter {id}; see securebase dead-letters list");
     }
-    let mut again = Again::new(declared);
+    let mut again = Again::new(reading);
     for head in open.iter().filter(|letter| ids.is_empty() || ids.contains(&letter.id)) {
         // Gone or resolved by another replay in between: nothing is left to do.
         let Some(letter) = store.load(&head.id).await? else { continue };
-        again.look_at(&head.id, &letter)?;
+        again.look_at(&head.id, letter).await?;
         if TOGETHER_BYTES_MAX < again.bytes {
             again.count(stores).await?;
         }
@@ -130,7 +132,7 @@ async fn replay_with(
 
 /// Dead letters looked at again, some of them waiting to be counted together.
 struct Again {
-    declared: Arc<Declarations>,
+    reading: Reading,
     sources: Vec<Source>,
     bytes: usize,
     /// The letters that are put right once the sources are counted.
@@ -143,9 +145,9 @@ struct Again {
 }
 
 impl Again {
-    fn new(declared: Arc<Declarations>) -> Self {
+    fn new(reading: Reading) -> Self {
         Self {
-            declared,
+            reading,
             sources: Vec::new(),
             bytes: 0,
             waiting: Vec::new(),
@@ -156,8 +158,12 @@ impl Again {
         }
     }
 
-    fn look_at(&mut self, id: &str, letter: &DeadLetter) -> anyhow::Result<()> {
-        match second_look(letter, &self.declared)? {
+    async fn look_at(&mut self, id: &str, letter: DeadLetter) -> anyhow::Result<()> {
+        let (reading, length) = (self.reading.clone(), letter.bytes.len());
+        let runtime = Handle::current();
+        // Reading blocks, most of all where objects are fetched.
+        let look = tokio::task::spawn_blocking(move || second_look(&letter, &reading, &runtime)).await??;
+        match look {
             SecondLook::StillDead(reason) => {
                 *self.still_dead.entry(reason.to_string()).or_default() += 1;
                 return Ok(());
@@ -168,7 +174,7 @@ impl Again {
                 }
             }
             SecondLook::Read(source) => {
-                self.bytes += letter.bytes.len();
+                self.bytes += length;
                 self.sources.push(source);
             }
         }
@@ -179,7 +185,7 @@ impl Again {
     async fn count(&mut self, stores: &Stores) -> anyhow::Result<()> {
         self.bytes = 0;
         let sources = std::mem::take(&mut self.sources);
-        self.balance.add(Replay { stores, resume: false, declared: self.declared.clone() }.run(sources).await?);
+        self.balance.add(Replay { stores, resume: false, reading: self.reading.clone() }.run(sources).await?);
         // Only now: a kill in between leaves them open, and another replay counts nothing twice.
         for id in self.waiting.drain(..) {
             stores.dead_letters().resolve(&id, edge::now()).await?;
@@ -189,7 +195,7 @@ impl Again {
     }
 }
 
-fn second_look(letter: &DeadLetter, declared: &Declarations) -> anyhow::Result<SecondLook> {
+fn second_look(letter: &DeadLetter, reading: &Reading, runtime: &Handle) -> anyhow::Result<SecondLook> {
     if matches!(letter.reason, Reason::SliceMalformed | Reason::PartitionUntrusted) {
         return Ok(match stream_format::decode(&letter.bytes) {
             Ok(slices) => SecondLook::Read(Source::Slices { name: letter.object.clone(), slices }),
@@ -197,7 +203,7 @@ fn second_look(letter: &DeadLetter, declared: &Declarations) -> anyhow::Result<S
         });
     }
     if !letter.is_whole {
-        return look_at_object(letter, declared);
+        return look_at_object(letter, reading, runtime);
     }
     if serde_json::from_slice::<IgnoredAny>(&letter.bytes).is_err() {
         return Ok(SecondLook::StillDead(letter.reason));
@@ -205,7 +211,7 @@ fn second_look(letter: &DeadLetter, declared: &Declarations) -> anyhow::Result<S
     // As the only element of an array: a record alone may be read as lines.
     let bytes = [b"[", letter.bytes.as_slice(), b"]"].concat();
     // Looked at again it is no nearer to its object, so only its bytes can tell whether it is the same.
-    let found = found_again(letter, bytes.as_slice(), declared, |found, _, _| found == letter.bytes)?;
+    let found = found_again(letter, bytes.as_slice(), reading, runtime, |found, _, _| found == letter.bytes)?;
     Ok(match found {
         Some(reason) => SecondLook::StillDead(reason),
         None => SecondLook::Read(Source::Kept { name: letter.object.clone(), bytes }),
@@ -213,17 +219,37 @@ fn second_look(letter: &DeadLetter, declared: &Declarations) -> anyhow::Result<S
 }
 
 /// A piece that was not kept whole is put right when its object, read again, no longer has it.
-fn look_at_object(letter: &DeadLetter, declared: &Declarations) -> anyhow::Result<SecondLook> {
-    let path = Path::new(&letter.object);
-    let Ok(file) = File::open(path) else { return Ok(SecondLook::StillDead(letter.reason)) };
+fn look_at_object(letter: &DeadLetter, reading: &Reading, runtime: &Handle) -> anyhow::Result<SecondLook> {
     let id = letter.id();
-    let found = found_again(letter, file, declared, |found, offset, number| {
+    let is_same = |found: &[u8], offset, number| {
         DeadLetter { bytes: found.to_vec(), offset, number, ..letter.clone() }.id() == id
-    })?;
+    };
+    let (found, source) = match NamedObject::of_name(&letter.object) {
+        Some(object) => {
+            let opened = match reading.open(runtime, &object) {
+                Ok(opened) => opened,
+                Err(error) => return still_closed(letter, error),
+            };
+            (found_again(letter, opened.body, reading, runtime, is_same)?, Source::Named(object))
+        }
+        None => {
+            let path = Path::new(&letter.object);
+            let Ok(file) = File::open(path) else { return Ok(SecondLook::StillDead(letter.reason)) };
+            (found_again(letter, file, reading, runtime, is_same)?, Source::File(path.to_owned()))
+        }
+    };
     Ok(match found {
         Some(reason) => SecondLook::StillDead(reason),
-        None => SecondLook::Read(Source::File(path.to_owned())),
+        None => SecondLook::Read(source),
     })
+}
+
+/// An object that cannot be opened leaves its dead letter as it is; a store that fails stops the command.
+fn still_closed(letter: &DeadLetter, error: OpenError) -> anyhow::Result<SecondLook> {
+    match error.reason() {
+        Some(_) => Ok(SecondLook::StillDead(letter.reason)),
+        None => Err(error.into()),
+    }
 }
 
 /// Reads content as the letter's object would be read now: the reason why a record that `is_same` is a dead letter again, for
@@ -231,14 +257,24 @@ fn look_at_object(letter: &DeadLetter, declared: &Declarations) -> anyhow::Resul
 fn found_again(
     letter: &DeadLetter,
     content: impl io::Read,
-    declared: &Declarations,
+    reading: &Reading,
+    runtime: &Handle,
     is_same: impl Fn(&[u8], u64, u32) -> bool,
 ) -> anyhow::Result<Option<Reason>> {
     let mut again = None;
-    read_object(&letter.object, content, Rules { now: edge::now(), declared }, |judged: Judged<'_>| {
+    let mut failure = None;
+    let read = read_object(&letter.object, content, reading.rules(edge::now()), |judged: Judged<'_>| {
         let beside = judged.beside.iter().find_map(|beside| match beside {
             Beside::DeadLetter(reason) => Some(*reason),
-            Beside::Usage(_) => None,
+            Beside::Object(object) => match reading.open(runtime, object) {
+                Ok(_) => None,
+                Err(error) => {
+                    let reason = error.reason();
+                    failure = failure.take().or(reason.is_none().then_some(error));
+                    reason
+                }
+            },
+            Beside::Usage(_) | Beside::Fact(_) | Beside::Digest(_) => None,
         });
         let reason = match judged.verdict {
             Verdict::DeadLetter(reason) => Some(reason),
@@ -248,6 +284,10 @@ fn found_again(
             again = reason;
         }
         Ok::<_, Infallible>(())
-    })?;
-    Ok(again)
+    });
+    read?;
+    match failure {
+        Some(error) => Err(error.into()),
+        None => Ok(again),
+    }
 }

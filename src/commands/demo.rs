@@ -18,6 +18,7 @@ use rust_decimal::Decimal;
 
 use crate::cli::{self, Global, StoresChoice};
 use crate::platform::{Platform, Work};
+use crate::reading::Reading;
 use crate::replay::{Replay, Source, expand};
 use crate::stores::{Role, Stores};
 use crate::{declared, edge, print};
@@ -94,7 +95,8 @@ async fn chain(global: &Global, arguments: &cli::Demo, platform: &Platform) -> a
     print::line(&format!("Replaying {}", logs.display()));
     let files = expand(&[logs.to_string_lossy().into_owned()])?;
     let sources = files.into_iter().map(Source::File).collect();
-    let balance = Replay { stores, resume: false, declared: declared::load(global)? }.run(sources).await?;
+    let reading = Reading::new(stores, declared::load(global)?, None).await?;
+    let balance = Replay { stores, resume: false, reading }.run(sources).await?;
     super::replay::report(global, &balance);
     anyhow::ensure!(balance.balances(), "the replay does not balance");
 

@@ -1,10 +1,12 @@
 //! `securebase replay`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::cli::{self, Global};
 use crate::platform::{Platform, Work};
+use crate::reading::Reading;
 use crate::replay::{Balance, Besides, OwnerGone, Replay, Source, expand};
 use crate::{declared, print};
 
@@ -19,7 +21,7 @@ pub(super) async fn run(global: &Global, arguments: cli::Replay) -> anyhow::Resu
     let balance = loop {
         owners += 1;
         let sources = files.iter().cloned().map(Source::File).collect();
-        match replay(global, sources, arguments.resume).await {
+        match replay(global, sources, arguments.resume, arguments.objects.clone()).await {
             // Everything that was counted is known: reading all of it again counts nothing twice.
             Err(error) if error.is::<OwnerGone>() && owners < OWNERS_MAX => {
                 print::note("securebase: the process that owned the stores has gone; starting again");
@@ -32,13 +34,19 @@ pub(super) async fn run(global: &Global, arguments: cli::Replay) -> anyhow::Resu
 }
 
 /// Opens the stores and reads everything once.
-pub(super) async fn replay(global: &Global, sources: Vec<Source>, resume: bool) -> anyhow::Result<Balance> {
+async fn replay(
+    global: &Global,
+    sources: Vec<Source>,
+    resume: bool,
+    objects: Option<PathBuf>,
+) -> anyhow::Result<Balance> {
     // Before any store is opened: what cannot be meant is said at once.
     let declared = declared::load(global)?;
     let platform = Platform::open(global, Work::Stores).await?;
     let owner = platform.owner_address().map(str::to_owned);
     super::with_platform(platform, |stores| async move {
-        let replay = Replay { stores: &stores, resume, declared };
+        let reading = Reading::new(&stores, declared, objects).await?;
+        let replay = Replay { stores: &stores, resume, reading };
         tokio::select! {
             outcome = replay.run(sources) => match outcome {
                 // An owner that dies makes calls fail before anyone asks for it.

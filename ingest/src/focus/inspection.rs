@@ -5,10 +5,11 @@ use std::io::{self, Read};
 
 use thiserror::Error;
 
+use super::Inflated;
 use super::columns::Columns;
 use super::row;
-use super::rows::{CutOff, Next, Rows};
-use crate::inflate::{Inflate, InflateError};
+use super::rows::{Next, Rows};
+use crate::inflate::Inflate;
 use crate::{Meter, Quantity, Reason};
 
 /// Rows and the sum of their quantities.
@@ -58,7 +59,8 @@ pub enum InspectionError {
 
 /// Sums up an export, gzip or not.
 pub fn inspect(stored: impl Read) -> Result<Inspection, InspectionError> {
-    let mut rows = Rows::open(Inflated(Inflate::open(stored)?));
+    let mut content = Inflate::open(stored)?;
+    let mut rows = Rows::open(Inflated(&mut content));
     let header = match rows.next() {
         Next::Row(_) => rows.row.clone(),
         Next::Failed(error) => return Err(error.into()),
@@ -114,16 +116,4 @@ fn add<K: Ord>(
     let quantity = sum.ok_or_else(|| InspectionError::OutOfRange(name(&of)))?;
     sums.insert(of, Sum { rows: known.rows + 1, quantity });
     Ok(())
-}
-
-/// An inflated object as a stream of bytes, whose own faults end it.
-pub(crate) struct Inflated<R>(pub(crate) Inflate<R>);
-
-impl<R: Read> Read for Inflated<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer).map_err(|error| match error {
-            InflateError::Io(error) => error,
-            InflateError::Fault(reason) => io::Error::other(CutOff(reason)),
-        })
-    }
 }

@@ -1,15 +1,6 @@
 //! Which export a file is an edition of, and which edition.
 
-use crate::Timestamp;
-
-/// Where an export's file comes from: its delivered name, and when it was last written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ExportOrigin<'a> {
-    /// The delivered name, such as an S3 URL or a file's path.
-    pub name: &'a str,
-    /// When the file was made or last written, if that is known.
-    pub written_at: Option<Timestamp>,
-}
+use crate::{Delivered, Timestamp};
 
 /// What an export is called where its name does not say.
 const UNNAMED: &str = "default";
@@ -18,10 +9,14 @@ const UNNAMED: &str = "default";
 const DATA_FOLDER: &str = "data";
 const PERIOD_FOLDER: &str = "BILLING_PERIOD=";
 
+/// What the name and the time of a file say of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ExportOrigin<'a>(pub(super) Delivered<'a>);
+
 impl ExportOrigin<'_> {
     /// The export's name in the layout of AWS Data Exports; files elsewhere are all editions of one.
     pub(super) fn export(&self) -> &str {
-        let folders: Vec<&str> = self.name.split('/').collect();
+        let folders: Vec<&str> = self.0.name.split('/').collect();
         let period = folders.iter().rposition(|folder| folder.starts_with(PERIOD_FOLDER));
         match period.and_then(|period| folders.get(period.checked_sub(2)?..period)) {
             Some([export, folder]) if *folder == DATA_FOLDER && !export.is_empty() => export,
@@ -31,14 +26,14 @@ impl ExportOrigin<'_> {
 
     /// The number of the edition: the time in its name, else when it was written, in microseconds; 0 where neither is known.
     pub(super) fn generation(&self) -> u64 {
-        let named = self.name.rsplit('/').find_map(leading_instant);
-        let at = named.or(self.written_at).map_or(0, Timestamp::micros);
+        let named = self.0.name.rsplit('/').find_map(leading_instant);
+        let at = named.or(self.0.written_at).map_or(0, Timestamp::micros);
         u64::try_from(at).unwrap_or_default()
     }
 
     /// Whether the file is only a part of an edition that has several: `-00002` and so on, as AWS Data Exports counts them.
     pub(super) fn is_later_part(&self) -> bool {
-        let file = self.name.rsplit('/').next().unwrap_or_default();
+        let file = self.0.name.rsplit('/').next().unwrap_or_default();
         let stem = file.split('.').next().unwrap_or_default();
         let number = stem.rsplit('-').next().filter(|digits| digits.len() == 5 && stem.contains('-'));
         number.and_then(|digits| digits.parse::<u32>().ok()).is_some_and(|number| 1 < number)
@@ -61,7 +56,7 @@ mod tests {
     use super::*;
 
     fn origin(name: &str) -> ExportOrigin<'_> {
-        ExportOrigin { name, written_at: Timestamp::parse_rfc3339("2026-11-03T00:00:00Z").ok() }
+        ExportOrigin(Delivered { name, written_at: Timestamp::parse_rfc3339("2026-11-03T00:00:00Z").ok() })
     }
 
     #[test]
@@ -78,7 +73,7 @@ mod tests {
             assert_eq!(origin(other).export(), UNNAMED, "{other}");
         }
         assert_eq!(origin("20261102T063000Z.csv").generation(), 1_793_601_000_000_000);
-        assert_eq!(ExportOrigin { name: "focus.csv", written_at: None }.generation(), 0);
+        assert_eq!(ExportOrigin("focus.csv".into()).generation(), 0);
         for (name, is_later) in
             [("a-00001.csv", false), ("a-00002.csv.gz", true), ("a-2026.csv", false), ("00002.csv", false)]
         {

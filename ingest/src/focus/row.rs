@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use super::columns::Fields;
 use super::mapping::{Measure, Rule, rule_for};
 use crate::{
-    AccountId, Dimensions, ExportGeneration, FactKey, FactValue, Meter, NotCounted, Quantity, Reason, Timestamp,
-    UsageFact,
+    AccountId, Dimensions, ExportGeneration, FactKey, FactValue, Meter, NotCounted, Quantity, Reason, Rules, Source,
+    Timestamp, UsageFact,
 };
 
 /// The provider whose rows count.
@@ -47,9 +47,9 @@ pub(super) enum Outcome {
 }
 
 /// Reads a row, the `number`th of its file from 1, of this edition of this export.
-pub(super) fn read(row: &Fields<'_>, number: u64, export: &str, generation: u64, now: Timestamp) -> RowRead {
+pub(super) fn read(row: &Fields<'_>, number: u64, export: &str, generation: u64, rules: Rules<'_>) -> RowRead {
     let scope = scope(row);
-    let outcome = match outcome(row, scope.as_ref(), number, export, generation, now) {
+    let outcome = match outcome(row, scope.as_ref(), number, export, generation, rules) {
         Ok(outcome) => outcome,
         Err(reason) => Outcome::DeadLetter(reason),
     };
@@ -68,7 +68,7 @@ fn outcome(
     number: u64,
     export: &str,
     generation: u64,
-    now: Timestamp,
+    rules: Rules<'_>,
 ) -> Result<Outcome, Reason> {
     if row.provider != PROVIDER {
         return Ok(Outcome::NotCounted(NotCounted::FocusOtherProvider));
@@ -84,7 +84,7 @@ fn outcome(
     let Some(rule) = rule_for(row) else { return Ok(Outcome::NotCounted(NotCounted::FocusNoMeter)) };
     let scope = scope.ok_or(Reason::RowMalformed)?;
     let time = instant(row.charge_period_start)?;
-    if now.saturating_add_secs(AHEAD_SECONDS_MAX) < time {
+    if rules.now.saturating_add_secs(AHEAD_SECONDS_MAX) < time {
         return Err(Reason::EventTimeInFuture);
     }
     let end = instant(row.charge_period_end)?;
@@ -103,13 +103,13 @@ fn outcome(
         export: Some(generation_of),
     };
     let dimensions = Dimensions { region, category: Cow::Borrowed(Dimensions::NONE) };
-    Ok(Outcome::Fact(UsageFact {
-        key,
-        revision: generation,
-        dimensions,
-        end: Some(end),
-        value: FactValue::Amount(value),
-    }))
+    let fact = UsageFact { key, revision: generation, dimensions, end: Some(end), value: FactValue::Amount(value) };
+    if !rules.takes(Source::FocusExport, &fact) {
+        return Ok(Outcome::NotCounted(NotCounted::NotTheDeclaredSource));
+    }
+    let definition = rules.meters.get(fact.key.meter).ok_or(Reason::MeterUnknown)?;
+    fact.check(definition).map_err(|_| Reason::FactMalformed)?;
+    Ok(Outcome::Fact(fact))
 }
 
 /// The columns of times are UTC by definition (FOCUS, "Date/Time Format"); AWS and others write no zone.

@@ -11,9 +11,7 @@ use memchr::memchr_iter;
 use super::columns::{Columns, Fields};
 use super::origin::ExportOrigin;
 use super::row::{self, Outcome, Scope};
-use crate::{
-    AccountId, Dimensions, ExportGeneration, FactKey, FactValue, Meter, NotCounted, Reason, Timestamp, UsageFact,
-};
+use crate::{AccountId, Dimensions, ExportGeneration, FactKey, FactValue, Meter, NotCounted, Reason, Rules, UsageFact};
 
 /// Largest row, in bytes; one with every tag that AWS allows is below 100 KB.
 const ROW_BYTES_MAX: u64 = 4 << 20;
@@ -22,17 +20,17 @@ const BUFFER_BYTES: usize = 64 << 10;
 const SCOPES_MAX: usize = 1_000;
 
 /// What became of one row.
-pub(crate) struct JudgedRow<'a> {
-    pub(crate) verdict: RowVerdict,
+pub(super) struct JudgedRow<'a> {
+    pub(super) verdict: RowVerdict,
     /// The header and the row, each on its line.
-    pub(crate) bytes: &'a [u8],
+    pub(super) bytes: &'a [u8],
     /// Where the row begins in the inflated file.
-    pub(crate) offset: u64,
+    pub(super) offset: u64,
 }
 
 /// What a row says.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum RowVerdict {
+pub(super) enum RowVerdict {
     /// A fact; the ends of its file's generations beside the last.
     Facts(Box<UsageFact<'static>>),
     NotCounted(NotCounted),
@@ -40,13 +38,18 @@ pub(crate) enum RowVerdict {
 }
 
 /// Why rows stop before the end.
-pub(crate) enum RowsError<E> {
+pub(super) enum RowsError<E> {
     Store(io::Error),
     Sink(E),
 }
 
 /// Whether a file that begins like this is an export: its first line names columns that all of them have.
 pub(crate) fn is_header(beginning: &[u8]) -> bool {
+    // Most objects are JSON of one long line.
+    let first = beginning.trim_ascii_start().first();
+    if matches!(first, None | Some(b'{' | b'[')) {
+        return false;
+    }
     let mut header = ByteRecord::new();
     let mut reader = ReaderBuilder::new().has_headers(false).flexible(true).from_reader(beginning);
     if !reader.read_byte_record(&mut header).unwrap_or(false) {
@@ -59,10 +62,10 @@ pub(crate) fn is_header(beginning: &[u8]) -> bool {
 /// Reads every row and hands it on, judged; then, if the file was read to its end, the ends of its generations.
 ///
 /// A file that is cut off has its last piece set aside and ends no generation: what was in force stays so.
-pub(crate) fn read_rows<E>(
+pub(super) fn read_rows<E>(
     origin: ExportOrigin<'_>,
     input: impl Read,
-    now: Timestamp,
+    rules: Rules<'_>,
     mut each: impl FnMut(JudgedRow<'_>) -> Result<(), E>,
     mut end: impl FnMut(Vec<UsageFact<'static>>) -> Result<(), E>,
 ) -> Result<(), RowsError<E>> {
@@ -95,7 +98,7 @@ pub(crate) fn read_rows<E>(
         let fields = columns.fields(&rows.row);
         // A row that was cut off is the last, and has too few fields.
         is_torn = fields.is_none();
-        let verdict = judge(fields, number, export, generation, now, &mut scopes);
+        let verdict = judge(fields, number, export, generation, rules, &mut scopes);
         let bytes = match &verdict {
             RowVerdict::DeadLetter(_) => written(&[&header, &rows.row]),
             _ => Vec::new(),
@@ -122,11 +125,11 @@ fn judge(
     number: u64,
     export: &str,
     generation: u64,
-    now: Timestamp,
+    rules: Rules<'_>,
     scopes: &mut BTreeMap<Scope, Counted>,
 ) -> RowVerdict {
     let Some(fields) = fields else { return RowVerdict::DeadLetter(Reason::RowMalformed) };
-    let row::RowRead { scope, outcome } = row::read(&fields, number, export, generation, now);
+    let row::RowRead { scope, outcome } = row::read(&fields, number, export, generation, rules);
     let Some(scope) = scope else {
         return match outcome {
             Outcome::Fact(_) => RowVerdict::DeadLetter(Reason::RowMalformed),
@@ -241,7 +244,7 @@ impl<R: Read> Rows<R> {
 
 /// The object is at fault behind what was read of it.
 #[derive(Debug)]
-pub(crate) struct CutOff(pub(crate) Reason);
+pub(super) struct CutOff(pub(super) Reason);
 
 impl std::fmt::Display for CutOff {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

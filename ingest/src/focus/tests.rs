@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::focus::inspect;
-use crate::{Meters, Quantity};
+use crate::{Declarations, Delivered, Meters, Quantity, Timestamp};
 
 const COLUMNS: [&str; 15] = [
     "ProviderName",
@@ -91,6 +91,12 @@ struct Found {
 fn read_as(name: &str, input: impl Read) -> Found {
     let written_at = Timestamp::parse_rfc3339("2026-11-01T06:00:00Z").ok();
     let (mut found, mut ends) = (Found::default(), Vec::new());
+    let declared = Declarations::parse(
+        "[[declared]]\nmeter = \"nat_gateway_bytes\"\nsource = \"focus_export\"\n\
+         [[declared]]\nmeter = \"log_storage_gb\"\nsource = \"focus_export\"\n",
+    );
+    let declared = declared.unwrap();
+    let rules = Rules { declared: &declared, ..Rules::at(now()) };
     let each = |row: JudgedRow<'_>| {
         match row.verdict {
             RowVerdict::Facts(fact) => found.facts.push(*fact),
@@ -105,7 +111,7 @@ fn read_as(name: &str, input: impl Read) -> Found {
         ends = facts;
         Ok(())
     };
-    let outcome = read_rows(ExportOrigin { name, written_at }, input, now(), each, end);
+    let outcome = read_rows(ExportOrigin(Delivered { name, written_at }), input, rules, each, end);
     assert!(outcome.is_ok());
     found.ends = ends;
     found

@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::{ObjectStore, OpenError, Opened};
+use crate::Timestamp;
 use crate::notice::NamedObject;
 
 /// A folder with a folder for each bucket, or with the keys of one bucket (as `aws s3 sync s3://BUCKET DIR` leaves it).
@@ -58,6 +59,6 @@ impl ObjectStore for Folder {
         if object.size.is_some_and(|size| size != found.len()) {
             return Err(OpenError::Changed);
         }
-        Ok(Opened { body: file, signature: None })
+        Ok(Opened { body: file, signature: None, written_at: found.modified().ok().map(Timestamp::from) })
     }
 }

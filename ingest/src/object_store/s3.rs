@@ -10,6 +10,7 @@ use bytes::{Buf, Bytes};
 use tokio::runtime::Handle;
 
 use super::{ObjectStore, OpenError, Opened};
+use crate::Timestamp;
 use crate::aws::AwsError;
 use crate::notice::NamedObject;
 
@@ -47,8 +48,10 @@ impl ObjectStore for S3Objects {
             .await
             .map_err(|error| meaning(error, object))?;
         let signature = answer.metadata().and_then(|metadata| metadata.get(SIGNATURE)).cloned();
+        let written_at = answer.last_modified().map(|at| at.as_nanos() / 1_000);
+        let written_at = written_at.and_then(|micros| Timestamp::from_micros(i64::try_from(micros).ok()?));
         let body = S3Body { stream: answer.body, ahead: Bytes::new(), runtime: Handle::current() };
-        Ok(Opened { body, signature })
+        Ok(Opened { body, signature, written_at })
     }
 }
 

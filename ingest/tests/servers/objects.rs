@@ -7,9 +7,9 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::ByteStream;
 use embedded::{S3, S3Options};
 use ingest::aws::AwsErrorKind;
-use ingest::notice::{Entry, NamedObject, entries};
+use ingest::notice::NamedObject;
 use ingest::object_store::{Folder, ObjectStore, OpenError, S3Objects};
-use ingest::{NOTHING_DECLARED, ObjectRead, Reason, Rules, Timestamp, read_object};
+use ingest::{Beside, ObjectRead, Reason, Rules, Timestamp, read_object};
 
 use crate::clients;
 
@@ -36,8 +36,7 @@ async fn read(store: &impl ObjectStore, object: &NamedObject) -> Result<ObjectRe
     let opened = store.open(object).await?;
     let name = object.name();
     let now = Timestamp::parse_rfc3339("2026-11-01T00:00:00Z").unwrap();
-    let rules = Rules { now, declared: &NOTHING_DECLARED };
-    let read = move || read_object(&name, opened.body, rules, |_| Ok::<_, Infallible>(())).unwrap();
+    let read = move || read_object(&name, opened.body, Rules::at(now), |_| Ok::<_, Infallible>(())).unwrap();
     Ok(tokio::task::spawn_blocking(read).await.unwrap())
 }
 
@@ -55,8 +54,17 @@ async fn the_object_of_a_notice_is_read_from_s3_whatever_its_key() {
         "s3": {"bucket": {"name": "trail-logs"},
                "object": {"key": "AWSLogs/1/my+file%3Da%2Bb+%C3%A9.json", "eTag": etag}},
     }]});
-    let found = entries(notice.to_string().as_bytes()).unwrap();
-    let Entry::Object(object) = &found[0].entry else { panic!("{found:?}") };
+    let mut named = Vec::new();
+    let now = Timestamp::parse_rfc3339("2026-11-01T00:00:00Z").unwrap();
+    let _ = read_object("notice.json", notice.to_string().as_bytes(), Rules::at(now), |judged| {
+        named.extend(judged.beside.into_iter().filter_map(|beside| match beside {
+            Beside::Object(object) => Some(*object),
+            _ => None,
+        }));
+        Ok::<_, Infallible>(())
+    })
+    .unwrap();
+    let [object] = &named[..] else { panic!("{named:?}") };
     assert_eq!(object.key, key);
 
     let store = S3Objects::new(client.clone());

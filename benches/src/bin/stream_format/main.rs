@@ -114,7 +114,7 @@ fn read_objects(plan: &Plan) -> Vec<Vec<UsageEvent<'static>>> {
         text.clear();
         plan.write_records(k, &mut text, &mut Answer::default());
         let mut events = Vec::new();
-        let rules = Rules { now, declared: &NOTHING_DECLARED };
+        let rules = Rules::at(now);
         let read = read_object(&plan.log_object(k).key, text.as_bytes(), rules, |judged| {
             match judged.verdict {
                 Verdict::Usage(event) => {
