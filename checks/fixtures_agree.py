@@ -17,12 +17,13 @@ import recount
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FIXTURES = ROOT / "fixtures"
 MAKE = FIXTURES / "make.py"
-COLUMNS = {"cloudtrail": ("account", "hour", "category"), "events": ("meter", "account", "hour", "category")}
+COLUMNS = {"cloudtrail": ("account", "hour", "category"), "events": ("meter", "account", "hour", "category"),
+           "objects": ("meter", "account", "hour", "category")}
 
 
 def outcome(counts, columns):
     rows = counts.counts(columns).items()
-    return {**counts.balance(), "rows": [dict(zip(columns, key), quantity=str(quantity)) for key, quantity in rows]}
+    return {**counts.balance(), "rows": [dict(zip(columns, key), quantity=recount.quantity_text(quantity)) for key, quantity in rows]}
 
 
 def main():

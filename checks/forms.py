@@ -11,6 +11,7 @@ import binascii
 import hashlib
 import json
 
+import objects
 import recount
 
 LAYERS_MAX = 8
@@ -33,6 +34,10 @@ DEFAULT_SOURCES = {
     "guardduty_findings": "guardduty",
     "security_hub_findings": "security_hub",
     "config_rule_evaluations": "rule_invocations",
+    "log_storage_gb": "usage_samples",
+    "archive_storage_gb": "usage_samples",
+    "nat_gateway_bytes": "usage_samples",
+    "data_transfer_bytes": "usage_samples",
 }
 
 
@@ -111,6 +116,8 @@ class FrontDoor:
         if not isinstance(record, dict):
             raise recount.DeadLetter("not_recognized")
         if "digestStartTime" in record and "logFiles" in record:
+            if not objects.is_digest(record):
+                self.owner.beside_dead("digest_malformed")
             return self.owner.not_counted("cloudtrail_digest")
         if recount.is_event(record):
             return self.cloudtrail(record, None, object_account)
@@ -130,6 +137,14 @@ class FrontDoor:
             if not isinstance(record["records"], list):
                 raise recount.DeadLetter("payload_malformed")
             return self.elements(record["records"], object_account, layer)
+        if record.get("eventSource") == "aws:s3":
+            return objects.s3_record(self.owner, record)
+        if "specversion" in record:
+            return self.sample(record)
+        if record.get("Event") == "s3:TestEvent":
+            return self.owner.not_counted("s3_test_event")
+        if record.get("Type") in ("SubscriptionConfirmation", "UnsubscribeConfirmation"):
+            return self.owner.not_counted("sns_confirmation")
         if record.get("eventSource") == "aws:sqs":
             return self.text(record.get("body"), object_account, layer)
         if isinstance(record.get("Sns"), dict):
@@ -228,9 +243,18 @@ class FrontDoor:
             return self.owner.not_counted("config_item")
         if kind.startswith("Config "):
             return self.owner.not_counted("config_notice")
+        if kind.startswith("Object ") and source == "aws.s3":
+            return objects.s3_event(self.owner, envelope)
         if source.startswith("aws.") and source not in SOURCES_OF_USAGE:
             return self.owner.not_counted("other_event")
         raise recount.DeadLetter("not_recognized")
+
+    def sample(self, event):
+        fact = objects.sample(event, self.owner.now)
+        if self.declared.counts("usage_samples", fact.meter, fact.account, recount.hour_of(fact.time)):
+            self.owner.fact(fact)
+        else:
+            self.owner.not_counted("not_the_declared_source")
 
     # Records. --------------------------------------------------------------------------------------------------------
 

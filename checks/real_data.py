@@ -11,10 +11,12 @@ Prints a table; exits 1 on any difference. Standard library only.
 """
 
 import collections
+import decimal
 import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -84,9 +86,9 @@ class Securebase:
             )
             for row in answer["rows"]:
                 quantity = row["quantity"]
-                if not isinstance(quantity, str) or not quantity.isdigit():
-                    raise Wrong(f"usage: quantity {quantity!r} is no decimal string of a whole number")
-                rows[meter, row["account"], row["hour"], row["category"]] += int(quantity)
+                if not isinstance(quantity, str) or not re.fullmatch(r"-?[0-9]+(\.[0-9]{1,18})?", quantity):
+                    raise Wrong(f"usage: quantity {quantity!r} is no decimal string")
+                rows[meter, row["account"], row["hour"], row["category"]] += decimal.Decimal(quantity)
         return {key: quantity for key, quantity in rows.items() if quantity}
 
 
@@ -125,7 +127,7 @@ def same_balance(expected, balance, **instead):
 
 def same_usage(expected, one):
     """The program's usage of every meter that there should be some of, and of CloudTrail events."""
-    got = one.usage(sorted({key[0] for key in expected.seen} | {"cloudtrail_events"}))
+    got = one.usage(sorted({*expected.meters(), "cloudtrail_events"}))
     wanted = expected.counts(("meter", "account", "hour", "category"))
     undecided = expected.undecided()
     # Where copies of one event differ in category, the first one committed decides: the hour's total must be right.

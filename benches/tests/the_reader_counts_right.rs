@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use benches::cloudtrail::{Answer, Plan, Row};
-use ingest::{NOTHING_DECLARED, Rules, Timestamp, Verdict, read_object};
+use ingest::{Rules, Timestamp, Verdict, read_object};
 use serde::Deserialize;
 
 /// One file's part of `fixtures/cloudtrail/expected.json`.

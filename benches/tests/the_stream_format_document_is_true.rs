@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use ingest::{
-    AccountId, Bucket, Dimensions, FactKey, FactValue, Identity, Meter, NOTHING_DECLARED, Packer, Rules, RunId, Slice,
+    AccountId, Bucket, Dimensions, FactKey, FactValue, Identity, Meter, Packer, Rules, RunId, Slice,
     Statement, Timestamp, UsageEvent, UsageFact, Verdict, kinesis, read_object, stream_format,
 };
 

@@ -15,7 +15,7 @@ use clap::Parser;
 use flate2::Compression;
 use ingest::kinesis::{StreamRecord, partition_key};
 use ingest::{
-    Bucket, CounterKey, Hour, Identity, NOTHING_DECLARED, Packer, Rules, RunId, Slice, Timestamp, UsageEvent, Verdict,
+    Bucket, CounterKey, Hour, Identity, Packer, Rules, RunId, Slice, Timestamp, UsageEvent, Verdict,
     Window, read_object,
 };
 
