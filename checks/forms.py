@@ -252,7 +252,7 @@ class FrontDoor:
     def sample(self, event):
         fact = objects.sample(event, self.owner.now)
         if self.declared.counts("usage_samples", fact.meter, fact.account, recount.hour_of(fact.time)):
-            self.owner.fact(fact)
+            self.owner.usage_fact(fact)
         else:
             self.owner.not_counted("not_the_declared_source")
 

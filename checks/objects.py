@@ -397,12 +397,12 @@ def export(owner, object_name, written_at, header, rows):
             fact = row_fact(owner, row, place, scope, edition)
             if fact:
                 counted[scope] += 1
-                owner.fact(fact)
+                owner.usage_fact(fact)
         except recount.DeadLetter as letter:
             owner.dead(letter.args[0])
     if not is_torn:
         for scope, facts in counted.items():
-            owner.facts.end_export((scope, edition), facts)
+            owner.statements.end_export((scope, edition), facts)
 
 
 def scope_of(row, named):

@@ -507,7 +507,7 @@ class Recount:
         self.dead_letters = collections.Counter()
         self.beside = {"counted": 0, "duplicates": 0, "dead_letters": collections.Counter()}
         self.door = forms.FrontDoor(self, declared or forms.Declared())
-        self.facts = objects.Facts()
+        self.statements = objects.Facts()
         # (meter, account, identity, hour) to the dimensions of its first copy, and the categories of all its copies.
         self.seen = {}
         self.categories = collections.defaultdict(set)
@@ -530,15 +530,16 @@ class Recount:
         if fault:
             # What is behind the last whole row is not read, and the edition has no end.
             rows = rows[:-1] if not content.endswith(b"\n") else rows
-        whole = dict(self.facts.expected)
+        whole = dict(self.statements.expected)
         objects.export(self, name, written_at, header, rows)
         if fault:
-            self.facts.expected = whole
+            self.statements.expected = whole
             self.dead(fault)
 
-    def fact(self, fact):
+    def usage_fact(self, fact):
+        """A sample, or a row of an export."""
         self.read += 1
-        if self.facts.add(fact):
+        if self.statements.add(fact):
             self.counted += 1
         else:
             self.duplicates += 1
@@ -594,7 +595,7 @@ class Recount:
             if of == meter or "meter" in columns:
                 row = {"meter": of, "account": owner, "hour": hour, "region": region, "category": category}
                 total[tuple(row[column] for column in columns)] += 1
-        for (of, owner, hour, region), quantity in self.facts.usage().items():
+        for (of, owner, hour, region), quantity in self.statements.usage().items():
             if of == meter or "meter" in columns:
                 row = {"meter": of, "account": owner, "hour": hour, "region": region, "category": "none"}
                 total[tuple(row[column] for column in columns)] += quantity
@@ -602,7 +603,7 @@ class Recount:
 
     def meters(self):
         """Those that have usage."""
-        return sorted({key[0] for key in self.seen} | {key[0] for key in self.facts.usage()})
+        return sorted({key[0] for key in self.seen} | {key[0] for key in self.statements.usage()})
 
     def undecided(self, meter="cloudtrail_events"):
         """(account, hour) whose category depends on which copy is committed first."""

@@ -162,7 +162,7 @@ mod tests {
             event_time: now,
             dimensions: Dimensions { region: "us-east-1".into(), category: "Management".into() },
         };
-        let facts = life_cycle(event.as_bytes(), &logged, Rules { now, declared })?;
+        let facts = life_cycle(event.as_bytes(), &logged, Rules { declared, ..Rules::at(now) })?;
         let told = facts.into_iter().map(|fact| {
             assert_eq!((fact.key.time, fact.revision, &*fact.dimensions.region), (now, 0, "none"));
             (fact.key.meter.to_string(), fact.key.account.to_string(), fact.key.resource.into_owned(), fact.value)

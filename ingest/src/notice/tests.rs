@@ -279,6 +279,7 @@ fn any_json() -> impl Strategy<Value = Value> {
 proptest! {
     #[test]
     fn any_json_is_judged_and_what_is_kept_of_it_is_judged_the_same(value in any_json()) {
+        prop_assume!(value.is_object());
         for found in read(value.to_string().as_bytes()) {
             if let Found::DeadLetter(reason, kept) = found {
                 // As a replay reads it: the only element of an array.
