@@ -33,6 +33,8 @@ pub struct DeliveredRecord {
 pub struct RecordsOutcome {
     /// What the logs gained; to be rolled up.
     pub gains: Vec<Gain>,
+    /// Records that nobody can read, set aside or to be.
+    pub malformed: usize,
     /// Position of the first record that is not done; everything from it on is to be read again. Some records after it may
     /// be done: their events are known then.
     pub first_failed: Option<usize>,
@@ -95,6 +97,7 @@ impl<L: CommitLog> Aggregator<L> {
         };
         RecordsOutcome {
             gains: counted.gains,
+            malformed: letters.len(),
             first_failed: [first_slice, first_letter].into_iter().flatten().min(),
             failure: counted.failure.or(letter_failure),
         }

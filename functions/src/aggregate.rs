@@ -1,9 +1,10 @@
 //! A batch of stream records from the Kinesis event source mapping, counted.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
-use aggregator::aggregator::Aggregator;
-use aggregator::commit_log::CommitLog;
+use aggregator::aggregator::{Aggregator, Counters};
+use aggregator::dynamodb_log::DynamoDbLog;
 use aggregator::records::{DeliveredRecord, Shard};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,8 +14,10 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::answer::{BatchAnswer, diagnostic};
+use crate::clients::Tables;
 use crate::deadline::{Deadline, DeadlineExceeded};
 use crate::settings::{Settings, SettingsError, StoreSettings};
+use crate::{edge, metric};
 
 /// The settings of the function.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,22 +62,58 @@ impl From<AggregateError> for Diagnostic {
     }
 }
 
-/// Counts a batch. The answer names the first record that is not done; none means all are.
-pub async fn aggregate<L: CommitLog>(
-    aggregator: &mut Aggregator<L>,
-    event: &str,
-    now: Timestamp,
-    deadline: Deadline,
-) -> Result<BatchAnswer, AggregateError> {
-    let (shard, records) = decode(event)?;
-    let sequence_numbers: Vec<String> = records.iter().map(|record| record.sequence_number.clone()).collect();
-    let outcome = deadline.keep(aggregator.count(&shard, records, now)).await?;
-    let Some(first_failed) = outcome.first_failed else { return Ok(BatchAnswer::done()) };
-    let sequence_number = &sequence_numbers[first_failed];
-    let said = outcome.failure.as_ref().map(ToString::to_string).unwrap_or_default();
-    let (left, all) = (sequence_numbers.len() - first_failed, sequence_numbers.len());
-    tracing::error!(error = said, shard = shard.id, sequence_number, left, all, "records are to be delivered again");
-    Ok(BatchAnswer::again([sequence_number.clone()]))
+/// The function in one execution environment. What it knows stays between invocations; only speed depends on it.
+#[derive(Debug)]
+pub struct Aggregate {
+    aggregator: Aggregator<DynamoDbLog>,
+    counters: Arc<Counters>,
+}
+
+impl Aggregate {
+    /// Counts into these tables.
+    pub fn new(tables: &Tables, settings: &AggregateSettings) -> Self {
+        let counters = Arc::<Counters>::default();
+        let (log, acknowledgements, letters) = (tables.commit_log(), tables.acknowledgements(), tables.dead_letters());
+        let (cache_bytes, counting) = (settings.cache_bytes_max, counters.clone());
+        let aggregator = Aggregator::new(log, acknowledgements, letters, cache_bytes, edge::commit_id, counting);
+        Self { aggregator, counters }
+    }
+
+    /// Counts a batch. The answer names the first record that is not done; none means all are.
+    pub async fn answer(
+        &mut self,
+        event: &str,
+        now: Timestamp,
+        deadline: Deadline,
+    ) -> Result<BatchAnswer, AggregateError> {
+        let (shard, records) = decode(event)?;
+        let sequence_numbers: Vec<String> = records.iter().map(|record| record.sequence_number.clone()).collect();
+        let before = self.counters.snapshot();
+        let outcome = deadline.keep(self.aggregator.count(&shard, records, now)).await?;
+        let (all, done) = (sequence_numbers.len(), outcome.first_failed.unwrap_or(sequence_numbers.len()));
+        let after = self.counters.snapshot();
+        let figures = [
+            ("Records", all as u64),
+            ("RecordsToDeliverAgain", (all - done) as u64),
+            ("MalformedRecords", outcome.malformed as u64),
+            ("ParkedSlices", after.parked_slices - before.parked_slices),
+            ("Conflicts", after.conflicts - before.conflicts),
+            ("UnknownOutcomes", after.unknown_outcomes - before.unknown_outcomes),
+        ];
+        metric::emit("aggregate", &figures, now);
+        let Some(first_failed) = outcome.first_failed else { return Ok(BatchAnswer::done()) };
+        let sequence_number = &sequence_numbers[first_failed];
+        let said = outcome.failure.as_ref().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(
+            error = said,
+            shard = shard.id,
+            sequence_number,
+            all,
+            done,
+            "records are to be delivered again"
+        );
+        Ok(BatchAnswer::again([sequence_number.clone()]))
+    }
 }
 
 /// Only what is read here: a field that Lambda adds or leaves out must not stop a shard.

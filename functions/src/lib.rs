@@ -15,6 +15,7 @@ mod answer;
 pub mod clients;
 mod deadline;
 pub mod edge;
+mod metric;
 pub mod rollup;
 mod secret;
 pub mod settings;

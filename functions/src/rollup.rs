@@ -16,6 +16,7 @@ use thiserror::Error;
 
 use crate::answer::{BatchAnswer, diagnostic};
 use crate::deadline::{Deadline, DeadlineExceeded};
+use crate::metric;
 use crate::settings::{DatabaseSettings, Settings, SettingsError, StoreSettings};
 
 /// The role of the database that writes usage rows.
@@ -101,9 +102,13 @@ pub async fn roll_up<L: CommitLog>(
 ) -> Result<RollupAnswer, RollupError> {
     match decode(event)? {
         Delivery::Entries { first, partitions } => {
+            let number = partitions.len();
             let done = deadline.keep(roll_up.apply(wanted(partitions), now)).await?;
             Ok(RollupAnswer::Batch(match done {
-                Ok(_) => BatchAnswer::done(),
+                Ok(refused) => {
+                    report(number, refused.len(), now);
+                    BatchAnswer::done()
+                }
                 Err(error) => {
                     tracing::error!(%error, "entries are to be delivered again");
                     BatchAnswer::again([first])
@@ -115,11 +120,16 @@ pub async fn roll_up<L: CommitLog>(
                 let acknowledged = acknowledgements.partitions().await?;
                 let partitions = acknowledged.len();
                 let refused = roll_up.apply(wanted(acknowledged), now).await?.len();
+                report(partitions, refused, now);
                 Ok::<_, RollupError>(SweepAnswer { partitions, refused })
             };
             Ok(RollupAnswer::Sweep(deadline.keep(sweep).await??))
         }
     }
+}
+
+fn report(partitions: usize, refused: usize, now: Timestamp) {
+    metric::emit("rollup", &[("Partitions", partitions as u64), ("RefusedPartitions", refused as u64)], now);
 }
 
 /// Partitions at the versions that usage rows must hold, whatever else is known of them.

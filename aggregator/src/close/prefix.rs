@@ -88,7 +88,8 @@ impl CountedHour {
             let Content::Counted { slices, groups } = entry.content else { continue };
             for group in groups {
                 let CounterKey { meter, account, .. } = group.counter;
-                if let Some(twice) = group.identities.iter().find(|identity| !seen.insert((meter, account, **identity))) {
+                if let Some(twice) = group.identities.iter().find(|identity| !seen.insert((meter, account, **identity)))
+                {
                     tracing::error!(%partition, %account, identity = ?twice, "an event is counted in two logs");
                     return Err(PrefixError::CountedTwice(partition.clone()));
                 }

@@ -49,6 +49,8 @@ async fn what_a_function_logs_is_a_line_of_json_that_names_its_request() {
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
     let malformed = lines.iter().find(|line| line["sequence_number"] == "1").expect(&log);
     assert_eq!(malformed["level"], "ERROR");
+    let figures = lines.iter().find(|line| line["_aws"].is_object()).expect(&log);
+    assert_eq!((&figures["Function"], &figures["MalformedRecords"]), (&"aggregate".into(), &1.into()), "{log}");
     assert_eq!(malformed["span"]["requestId"], "00000000-0000-4000-8000-000000000001", "{log}");
     stage.close().await;
 }
