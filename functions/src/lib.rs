@@ -12,6 +12,7 @@
 
 pub mod aggregate;
 mod answer;
+pub mod api;
 pub mod clients;
 mod deadline;
 pub mod edge;

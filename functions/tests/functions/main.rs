@@ -7,6 +7,7 @@ mod deliveries;
 mod faults;
 mod mapping;
 mod report;
+mod requesting;
 mod rolling_up;
 mod runtime_api;
 mod secrets;

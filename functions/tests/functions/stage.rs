@@ -28,10 +28,12 @@ pub(crate) const NAME: &str = "metering";
 pub(crate) enum Program {
     Aggregate,
     Rollup,
+    Api,
+    Authorizer,
 }
 
 impl Program {
-    pub(crate) const ALL: [Self; 2] = [Self::Aggregate, Self::Rollup];
+    pub(crate) const ALL: [Self; 4] = [Self::Aggregate, Self::Rollup, Self::Api, Self::Authorizer];
 
     /// Those behind event source mappings of streams.
     pub(crate) const MAPPED: [Self; 2] = [Self::Aggregate, Self::Rollup];
@@ -41,6 +43,8 @@ impl Program {
         let built = PathBuf::from(match self {
             Self::Aggregate => env!("CARGO_BIN_EXE_aggregate-function"),
             Self::Rollup => env!("CARGO_BIN_EXE_rollup-function"),
+            Self::Api => env!("CARGO_BIN_EXE_api-function"),
+            Self::Authorizer => env!("CARGO_BIN_EXE_authorizer-function"),
         });
         match std::env::var_os("SECUREBASE_FUNCTIONS") {
             Some(folder) => PathBuf::from(folder).join(built.file_name().expect("a program has a name")),
@@ -86,8 +90,13 @@ impl Stage {
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into();
-        if program == Program::Rollup {
-            variables.insert("SECUREBASE_DATABASE_URL".to_owned(), self.database.url("securebase_aggregator"));
+        let role = match program {
+            Program::Aggregate => None,
+            Program::Rollup => Some("securebase_aggregator"),
+            Program::Api | Program::Authorizer => Some("securebase_app"),
+        };
+        if let Some(role) = role {
+            variables.insert("SECUREBASE_DATABASE_URL".to_owned(), self.database.url(role));
         }
         Function { program: program.path(), variables, timeout: Duration::from_secs(30) }
     }

@@ -212,7 +212,7 @@ impl Chain {
     fn mapping(&mut self, program: Program) -> &mut StreamMapping {
         match program {
             Program::Aggregate => &mut self.stream,
-            Program::Rollup => &mut self.log,
+            _ => &mut self.log,
         }
     }
 
@@ -318,7 +318,7 @@ impl Chain {
                 };
                 deliveries::kinesis(NAME, shard, records.iter().map(record))
             }
-            Program::Rollup => deliveries::commit_log(records.iter().map(|record| {
+            _ => deliveries::commit_log(records.iter().map(|record| {
                 let version = std::str::from_utf8(&record.body).unwrap().parse().unwrap();
                 (record.sequence_number.as_str().to_owned(), record.key.clone(), version)
             })),
