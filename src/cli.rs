@@ -1,9 +1,15 @@
 //! The command line. Its machine-readable forms are described in `docs/cli.md`.
 
+mod prices;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use self::prices::{
+    Agree, CouponAdd, Coupons, PromotionAdd, RateCards, RetroactiveArgument, Simulate, TaxRates,
+};
 
 /// Usage metering and billing for AWS landing zones: from delivered logs to invoices that prove themselves.
 ///
@@ -80,6 +86,20 @@ pub(crate) enum Command {
     /// Draft, issue and show invoices
     #[command(subcommand)]
     Invoice(Invoice),
+    /// Prices of tiers and contracts, from TOML files
+    #[command(subcommand)]
+    RateCards(RateCards),
+    /// Rate past usage with other prices and show the difference per customer; changes nothing
+    Simulate(Simulate),
+    /// Change what is agreed on with a customer
+    #[command(subcommand)]
+    Agree(Agree),
+    /// Coupons and promotional credits
+    #[command(subcommand)]
+    Coupons(Coupons),
+    /// Tax rates by jurisdiction
+    #[command(subcommand)]
+    TaxRates(TaxRates),
     /// Records that were set aside with a reason
     #[command(subcommand)]
     DeadLetters(DeadLetters),

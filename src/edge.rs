@@ -11,6 +11,12 @@ pub(crate) fn now() -> Timestamp {
     Timestamp::from(chrono::Utc::now())
 }
 
+/// Who runs the program, for the audit trail.
+pub(crate) fn operator() -> String {
+    let named = ["SECUREBASE_OPERATOR", "USER"].into_iter().find_map(|name| std::env::var(name).ok());
+    format!("operator:{}", named.filter(|name| !name.is_empty()).as_deref().unwrap_or("unknown"))
+}
+
 /// A monotonic instant, for rates and waits.
 #[expect(clippy::disallowed_methods, reason = "the one place where the program reads the stopwatch")]
 pub(crate) fn stopwatch() -> std::time::Instant {

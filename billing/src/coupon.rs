@@ -84,20 +84,31 @@ pub enum RedeemError {
 impl Coupon {
     /// Whether one more customer can redeem it on this day, after so many others have.
     pub fn check_redemption(&self, day: NaiveDate, redemptions: u32) -> Result<(), RedeemError> {
-        let code = || self.code.clone();
-        if day < self.valid_from {
-            return Err(RedeemError::NotYet { code: code(), from: self.valid_from });
-        }
-        if let Some(to) = self.valid_to
-            && to <= day
-        {
-            return Err(RedeemError::Expired { code: code(), to });
-        }
-        if self.redemptions_max.is_some_and(|most| most <= redemptions) {
-            return Err(RedeemError::UsedUp { code: code(), redemptions });
-        }
-        Ok(())
+        check_redemption(&self.code, (self.valid_from, self.valid_to), self.redemptions_max, day, redemptions)
     }
+}
+
+/// Whether one more customer can redeem a coupon of these days and limits.
+pub(crate) fn check_redemption(
+    code: &str,
+    (valid_from, valid_to): (NaiveDate, Option<NaiveDate>),
+    redemptions_max: Option<u32>,
+    day: NaiveDate,
+    redemptions: u32,
+) -> Result<(), RedeemError> {
+    let code = || code.to_owned();
+    if day < valid_from {
+        return Err(RedeemError::NotYet { code: code(), from: valid_from });
+    }
+    if let Some(to) = valid_to
+        && to <= day
+    {
+        return Err(RedeemError::Expired { code: code(), to });
+    }
+    if redemptions_max.is_some_and(|most| most <= redemptions) {
+        return Err(RedeemError::UsedUp { code: code(), redemptions });
+    }
+    Ok(())
 }
 
 impl RedeemedCoupon {

@@ -392,7 +392,7 @@ mod meter_names {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Meter>, D::Error> {
         let names = Vec::<String>::deserialize(deserializer)?;
-        names.iter().map(|name| Meter::parse(name).map_err(serde::de::Error::custom)).collect()
+        names.iter().map(|name| Meter::parse_stored(name).map_err(serde::de::Error::custom)).collect()
     }
 }
 

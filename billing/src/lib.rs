@@ -11,7 +11,9 @@
 
 #![deny(clippy::float_arithmetic)]
 
+mod agreement;
 mod allocation;
+mod catalogue;
 mod correction;
 mod coupon;
 mod currency;
@@ -35,12 +37,16 @@ mod render_csv;
 mod render_html;
 mod run;
 mod share;
+mod simulation;
 mod statements;
 mod tax;
 mod terms;
 mod tier;
 mod usage;
 
+pub use agreement::changes::{Change, ChangeError, change};
+pub use agreement::{Agreement, AgreementError, AgreementsError, load_agreements};
+pub use catalogue::{Catalogue, CatalogueError, StoredCard};
 pub use correction::{Correction, CorrectionError, LineCorrection, Standing};
 pub use coupon::{Coupon, CouponValue, RedeemError, RedeemedCoupon};
 pub use currency::{Currency, UnknownCurrency};
@@ -62,7 +68,8 @@ pub use presentation::{
 pub use price::tiers::PriceTier;
 pub use price::{Charge, Marginal, PriceModel, Step, UnitPrice};
 pub use proration::part;
-pub use quantity::{Aggregation, Quantity, RawUnit};
+pub use quantity::{Aggregation, Quantity};
+pub use rate_card::loading::{CardSource, LoadError, LoadedCard, Retroactive, check_files, load_files};
 pub use rate_card::set::{NamedCard, check_set};
 pub use rate_card::{
     AnnualPrepayment, Commitment, Deduction, Fee, FeeKind, MeterPrice, Order, Phase, RateCard, RateCardError,
@@ -77,7 +84,8 @@ pub use run::{
     BillingError, CustomerResult, Customers, DUE_DAYS, Outcome, RunError, RunReport, RunRequest, issue, preview,
 };
 pub use share::{NotAShare, Share};
-pub use statements::{STATEMENTS, Statement};
+pub use simulation::{CompareError, Comparison, Simulated, SimulationError, UsageState, simulate};
+pub use statements::{STATEMENTS, Statement, core_statements};
 pub use tax::{Exemption, JurisdictionRate, TaxRate, rates_on};
 pub use terms::{PrepaidFee, Reduction, Stretch, Terms, TermsError};
 pub use tier::{Tier, UnknownTier};

@@ -54,6 +54,11 @@ impl Month {
         if first_day.day() == 1 { Self::new(first_day.year(), first_day.month()) } else { None }
     }
 
+    /// The month before.
+    pub fn previous(self) -> Option<Self> {
+        Self::beginning(self.first_day.checked_sub_months(Months::new(1))?)
+    }
+
     /// The month's first day.
     pub fn first_day(self) -> NaiveDate {
         self.first_day

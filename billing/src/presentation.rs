@@ -135,8 +135,14 @@ impl Presentation {
 
 impl PresentedLine {
     fn of(line: &LineDocument) -> Self {
-        let is_tiered = 1 < line.steps.len() || line.steps.iter().any(|step| step.flat.is_some());
+        let flat_alone = match line.steps.as_slice() {
+            [step] if is_nothing(&step.price) => step.flat.as_deref(),
+            _ => None,
+        };
+        let has_flat = line.steps.iter().any(|step| step.flat.is_some());
+        let is_tiered = flat_alone.is_none() && (1 < line.steps.len() || has_flat);
         let unit_price = match (&line.unit_price, is_tiered) {
+            _ if flat_alone.is_some() => format!("{} flat", group_thousands(flat_alone.unwrap_or_default())),
             (Some(_), true) => "by tier".to_owned(),
             (Some(price), false) => priced(price, line.unit_price_per.as_deref()),
             (None, _) => String::new(),
@@ -156,8 +162,10 @@ impl PresentedLine {
             });
         }
         if let Some(reduction) = &line.reduction {
+            let name = printable(&reduction.name);
             details.push(PresentedDetail {
-                words: format!("{}: {} off", printable(&reduction.name), percent(&reduction.off)),
+                // All of it off is not a discount: the name says why, as that it is prepaid.
+                words: if reduction.off == "1" { name } else { format!("{name}: {} off", percent(&reduction.off)) },
                 quantity: String::new(),
                 price: String::new(),
             });
@@ -276,12 +284,15 @@ fn sums(invoice: &InvoiceDocument) -> Vec<PresentedSum> {
     let is_only = invoice.taxes.len() == 1;
     for tax in &invoice.taxes {
         let name = printable([tax.name.as_str(), tax.jurisdiction.as_str()].join(" ").trim_end());
-        let rate = match &tax.exemption {
-            Some(_) => "exempt".to_owned(),
-            None => percent(&tax.rate),
+        let category = tax.category.as_deref().map(|category| format!(", {}", printable(category))).unwrap_or_default();
+        let basis = group_thousands(&tax.basis);
+        let rate = match (&tax.exemption, is_only) {
+            (Some(_), true) => "exempt".to_owned(),
+            (Some(_), false) => format!("{basis} exempt"),
+            (None, true) => percent(&tax.rate),
+            (None, false) => format!("{} of {basis}", percent(&tax.rate)),
         };
-        let basis = if is_only { String::new() } else { format!(" of {}", group_thousands(&tax.basis)) };
-        sums.push(PresentedSum::new(format!("{name} ({rate}{basis})"), group_thousands(&tax.amount)));
+        sums.push(PresentedSum::new(format!("{name}{category} ({rate})"), group_thousands(&tax.amount)));
     }
     sums.push(PresentedSum::strong(format!("TOTAL {}", invoice.currency), group_thousands(&invoice.total)));
     let is_settled = invoice.due == invoice.total || invoice.is_credit_note();

@@ -1,6 +1,6 @@
 //! How much a line charges for: an exact number of raw units, and how many of them make one priced unit.
 
-use ingest::Meter;
+use ingest::{MeterDefinition, RawUnit};
 use serde::{Deserialize, Serialize};
 
 use crate::fraction::Fraction;
@@ -9,30 +9,11 @@ use crate::period::Month;
 /// Seconds of the hour that a usage window has.
 pub(crate) const SECONDS_PER_WINDOW: i64 = 3600;
 
-/// What a usage row's total counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RawUnit {
-    /// Events, findings, evaluations: one by one.
-    Each,
-    /// Bytes.
-    Byte,
-    /// Bytes times the seconds they were stored.
-    ByteSecond,
-}
-
-impl RawUnit {
-    /// The raw unit a meter's usage rows are in.
-    pub fn of(meter: Meter) -> Self {
-        match meter {
-            Meter::LogStorageGb => Self::ByteSecond,
-            Meter::NatGatewayBytes => Self::Byte,
-            _ => Self::Each,
-        }
-    }
-
-    /// Whether a total is a level times the seconds it lasted, so that it can be averaged over time.
-    pub fn is_level(self) -> bool {
-        matches!(self, Self::ByteSecond)
+/// Whether a total is a level times the seconds it lasted, so that it can be averaged over time.
+pub(crate) fn is_level(raw_unit: RawUnit) -> bool {
+    match raw_unit {
+        RawUnit::ByteSecond | RawUnit::UnitSecond | RawUnit::Second => true,
+        RawUnit::Each | RawUnit::Byte => false,
     }
 }
 
@@ -58,22 +39,27 @@ impl Aggregation {
         }
     }
 
-    /// How a meter is aggregated unless its price says otherwise.
-    pub fn of(meter: Meter) -> Self {
-        if RawUnit::of(meter).is_level() { Self::TimeWeighted } else { Self::Sum }
+    /// How a meter is aggregated unless its price says otherwise; `None` of one that cannot be priced.
+    pub fn of(meter: &MeterDefinition) -> Option<Self> {
+        match meter.aggregation {
+            ingest::Aggregation::Count | ingest::Aggregation::Sum => Some(Self::Sum),
+            ingest::Aggregation::Max => Some(Self::Peak),
+            ingest::Aggregation::TimeWeighted | ingest::Aggregation::Interval => Some(Self::TimeWeighted),
+            ingest::Aggregation::Marker => None,
+        }
     }
 
-    /// Whether usage of a meter can be aggregated so.
-    pub fn suits(self, meter: Meter) -> bool {
-        self != Self::TimeWeighted || RawUnit::of(meter).is_level()
+    /// Whether usage in this raw unit can be aggregated so.
+    pub fn suits(self, raw_unit: RawUnit) -> bool {
+        self != Self::TimeWeighted || is_level(raw_unit)
     }
 
     /// How many of a usage row's raw units make one priced unit, where one priced unit is `raw_per_unit` counts or bytes, or
     /// bytes stored for a whole month: time-weighted prices are per month, so they divide by the seconds of that very month.
-    pub(crate) fn divisor(self, meter: Meter, raw_per_unit: i64, month: Month) -> Option<Fraction> {
+    pub(crate) fn divisor(self, raw_unit: RawUnit, raw_per_unit: i64, month: Month) -> Option<Fraction> {
         let seconds = match self {
             Self::Sum => 1,
-            Self::Peak if RawUnit::of(meter).is_level() => SECONDS_PER_WINDOW,
+            Self::Peak if is_level(raw_unit) => SECONDS_PER_WINDOW,
             Self::Peak => 1,
             Self::TimeWeighted => month.seconds(),
         };
@@ -123,6 +109,8 @@ impl Quantity {
 
 #[cfg(test)]
 mod tests {
+    use ingest::Meters;
+
     use super::*;
 
     const GIB: i64 = 1 << 30;
@@ -133,7 +121,7 @@ mod tests {
             [("2026-10", 2_678_400), ("2026-11", 2_592_000), ("2026-02", 2_419_200), ("2028-02", 2_505_600)]
         {
             let month = Month::parse(month).unwrap();
-            let divisor = Aggregation::TimeWeighted.divisor(Meter::LogStorageGb, GIB, month).unwrap();
+            let divisor = Aggregation::TimeWeighted.divisor(RawUnit::ByteSecond, GIB, month).unwrap();
             let quantity = |seconds: i128| {
                 Quantity::new(Fraction::whole(100 * i128::from(GIB) * seconds), divisor.clone()).unwrap().exact()
             };
@@ -145,21 +133,32 @@ mod tests {
     #[test]
     fn bytes_and_counts_are_divided_by_what_makes_one_unit() {
         let month = Month::parse("2026-10").unwrap();
-        let divisor = |aggregation: Aggregation, meter, per| aggregation.divisor(meter, per, month).unwrap();
-        assert_eq!(divisor(Aggregation::Sum, Meter::NatGatewayBytes, GIB), Fraction::whole(GIB.into()));
-        assert_eq!(divisor(Aggregation::Sum, Meter::CloudTrailEvents, 1), Fraction::whole(1));
-        assert_eq!(divisor(Aggregation::Peak, Meter::CloudTrailEvents, 1), Fraction::whole(1));
+        let divisor = |aggregation: Aggregation, raw_unit, per| aggregation.divisor(raw_unit, per, month).unwrap();
+        assert_eq!(divisor(Aggregation::Sum, RawUnit::Byte, GIB), Fraction::whole(GIB.into()));
+        assert_eq!(divisor(Aggregation::Sum, RawUnit::Each, 1), Fraction::whole(1));
+        assert_eq!(divisor(Aggregation::Peak, RawUnit::Each, 1), Fraction::whole(1));
         // The peak of a level is its average in the hour: byte-seconds of an hour, over 3,600.
-        assert_eq!(divisor(Aggregation::Peak, Meter::LogStorageGb, 1), Fraction::whole(3_600));
+        assert_eq!(divisor(Aggregation::Peak, RawUnit::ByteSecond, 1), Fraction::whole(3_600));
         assert_eq!(Quantity::new(Fraction::whole(-1), Fraction::whole(1)), None);
         assert_eq!(Quantity::new(Fraction::whole(1), Fraction::zero()), None);
     }
 
     #[test]
-    fn only_a_level_is_weighted_by_time() {
-        assert!(Aggregation::TimeWeighted.suits(Meter::LogStorageGb));
-        assert!(!Aggregation::TimeWeighted.suits(Meter::CloudTrailEvents));
-        assert!(Aggregation::Peak.suits(Meter::CloudTrailEvents));
-        assert_eq!(Aggregation::of(Meter::NatGatewayBytes), Aggregation::Sum);
+    fn only_a_level_is_weighted_by_time_and_each_meter_has_its_own_way() {
+        assert!(
+            Aggregation::TimeWeighted.suits(RawUnit::ByteSecond) && Aggregation::TimeWeighted.suits(RawUnit::Second)
+        );
+        assert!(!Aggregation::TimeWeighted.suits(RawUnit::Each));
+        assert!(Aggregation::Peak.suits(RawUnit::Each));
+        let meters = Meters::built_in();
+        let way = |name: &str| Aggregation::of(meters.find(name).unwrap());
+        for (name, expected) in [
+            ("nat_gateway_bytes", Some(Aggregation::Sum)),
+            ("log_storage_gb", Some(Aggregation::TimeWeighted)),
+            ("accounts", Some(Aggregation::TimeWeighted)),
+            ("export_generations", None),
+        ] {
+            assert_eq!(way(name), expected, "{name}");
+        }
     }
 }

@@ -5,13 +5,14 @@
 
 pub(crate) mod check;
 pub(crate) mod file;
+pub(crate) mod loading;
 pub(crate) mod rows;
 pub(crate) mod set;
 
 use std::fmt;
 
 use chrono::{Months, NaiveDate};
-use ingest::Meter;
+use ingest::{Meter, Meters, RawUnit};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -86,6 +87,8 @@ pub struct MeterPrice {
     pub unit: String,
     /// How many counts, bytes, or bytes stored for the whole month make one unit.
     pub raw_units_per_unit: i64,
+    /// What the meter's usage rows are in.
+    pub raw_unit: RawUnit,
     /// How windows become a quantity.
     pub aggregation: Aggregation,
     /// Units that cost nothing.
@@ -391,8 +394,9 @@ pub const SEEDED_CARDS: [(&str, &str); 4] = [
 
 /// The seeded card of a tier.
 pub fn seeded(tier: Tier) -> RateCard {
-    let cards =
-        SEEDED_CARDS.iter().map(|(name, text)| RateCard::parse(text, name).expect("tests read every seeded card"));
+    let cards = SEEDED_CARDS
+        .iter()
+        .map(|(name, text)| RateCard::parse(text, name, &Meters::built_in()).expect("tests read every seeded card"));
     cards.into_iter().find(|card| card.tier() == tier).expect("every tier is seeded")
 }
 

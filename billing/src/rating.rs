@@ -107,7 +107,7 @@ pub struct Line {
 impl Line {
     /// The meter of a usage line.
     pub fn meter(&self) -> Option<Meter> {
-        if self.kind == LineKind::Usage { Meter::parse(&self.item).ok() } else { None }
+        if self.kind == LineKind::Usage { Meter::parse_stored(&self.item).ok() } else { None }
     }
 }
 
@@ -180,7 +180,7 @@ fn failed(line: &str) -> impl Fn(AmountError) -> RatingError + '_ {
     move |source| RatingError::Line { line: line.to_owned(), source }
 }
 
-/// The meter's name for people.
+/// The meter's name for people; a sample meter's own name.
 pub fn describe(meter: Meter) -> &'static str {
     match meter {
         Meter::LogStorageGb => "Log storage",
@@ -188,8 +188,13 @@ pub fn describe(meter: Meter) -> &'static str {
         Meter::CloudTrailEvents => "CloudTrail events",
         Meter::ConfigRuleEvaluations => "Config rule evaluations",
         Meter::GuardDutyFindings => "GuardDuty findings",
-        // A meter that gets its words later shows its name until then.
-        other => other.as_str(),
+        Meter::SecurityHubFindings => "Security Hub findings",
+        Meter::Accounts => "Accounts",
+        Meter::OrganizationalUnits => "Organizational units",
+        Meter::ServiceControlPolicies => "Service control policies",
+        Meter::ArchiveStorageGb => "Archive storage",
+        Meter::DataTransferBytes => "Data transfer",
+        Meter::ExportGenerations | Meter::Sample(_) => meter.as_str(),
     }
 }
 

@@ -9,26 +9,20 @@
 use aggregator::directory::CustomerId;
 use chrono::{DateTime, NaiveDate, Utc};
 use ingest::{Meter, Timestamp};
-use rust_decimal::Decimal;
 use sqlx::{Connection, PgConnection, PgPool};
 use thiserror::Error;
 
-use crate::currency::{Currency, UnknownCurrency};
-use crate::days::{Days, day_of};
+use crate::agreement::{AgreementError, AgreementsError, load_agreements};
+use crate::catalogue::{Catalogue, CatalogueError};
+use crate::days::Days;
 use crate::document::{FIRST_REVISION, Head, InvoiceDocument, Party, SourceClass};
 use crate::fraction::Fraction;
 use crate::invoice::{DraftError, Invoice, InvoiceKind, draft};
 use crate::period::{Month, end_of_day_after};
-use crate::rate_card::rows::{PriceRow, RateCardRow};
-use crate::rate_card::{RateCard, RateCardError};
 use crate::read::{ReadError, Snapshot, load_invoice};
-use crate::share::{NotAShare, Share};
-use crate::statements::{
-    CUSTOMERS, EXISTING, INSERT_DRAFT, INSERT_LINES, ISSUE, PRICES, RATE_CARDS, TAKE_NUMBER, USAGE,
-};
-use crate::tax::TaxRate;
-use crate::terms::{Stretch, Terms};
-use crate::tier::{Tier, UnknownTier};
+use crate::share::Share;
+use crate::statements::{CUSTOMERS, EXISTING, INSERT_DRAFT, INSERT_LINES, ISSUE, TAKE_NUMBER, USAGE};
+use crate::terms::Terms;
 use crate::usage::{Usage, UsageError, UsagePart, Windows};
 
 /// Days from the issue to the end of the day on which an invoice is due.
@@ -129,18 +123,15 @@ pub enum BillingError {
     /// Skip: there is no such customer.
     #[error("no such customer")]
     UnknownCustomer,
-    /// Stop: the customer's tier is none.
+    /// Stop or retry, as it says.
     #[error(transparent)]
-    Tier(#[from] UnknownTier),
-    /// Stop: the customer's or the card's currency is none.
+    Catalogue(#[from] CatalogueError),
+    /// Stop or retry, as it says.
     #[error(transparent)]
-    Currency(#[from] UnknownCurrency),
-    /// Stop: the customer's tax rate is none.
-    #[error("tax rate: {0}")]
-    TaxRate(#[from] NotAShare),
-    /// Stop until the card is corrected.
+    Agreements(#[from] AgreementsError),
+    /// Stop: what is agreed on cannot be used.
     #[error(transparent)]
-    RateCard(#[from] RateCardError),
+    Agreement(#[from] AgreementError),
     /// Stop: usage cannot be summed.
     #[error(transparent)]
     Usage(#[from] UsageError),
@@ -220,10 +211,6 @@ fn log(customer: &CustomerId, period: Month, outcome: &Outcome) {
 struct CustomerRow {
     customer_id: String,
     name: String,
-    tier: String,
-    currency: String,
-    tax_rate: Decimal,
-    contract_start: DateTime<Utc>,
     billing_address: String,
     tax_id: String,
 }
@@ -260,11 +247,10 @@ async fn bill(
     if let Some(invoice) = existing(&mut transaction, request.period, customer).await? {
         return Ok(Outcome::AlreadyIssued(Box::new(invoice)));
     }
-    let contract_start = Timestamp::from(customer.contract_start);
-    if request.period.end() <= contract_start {
+    let terms = terms(&mut transaction, &customer.customer_id, request.period).await?;
+    if terms.days().is_err() {
         return Ok(Outcome::NotUnderContract);
     }
-    let terms = terms(&mut transaction, customer, request.period).await?;
     let usage = usage(&mut transaction, request.period, &customer.customer_id).await?;
     let invoice = draft(&terms, &usage)?;
     let buyer = Party {
@@ -327,71 +313,12 @@ async fn existing(
 }
 
 /// What the customer and its operator have agreed on for the month.
-async fn terms(connection: &mut PgConnection, customer: &CustomerRow, month: Month) -> Result<Terms, BillingError> {
-    let contract_start = day_of(Timestamp::from(customer.contract_start));
-    let cards = rate_cards(connection, Tier::parse(&customer.tier)?, month).await?;
-    let stretch = |(id, card): (i64, RateCard)| {
-        let of_contract = month.all_days().meet_open(contract_start, None)?;
-        let days = of_contract.meet_open(card.valid_from(), card.valid_to())?;
-        Some(Stretch { days, rate_card_id: Some(id), card })
-    };
-    Ok(Terms {
-        customer: customer.customer_id.clone(),
-        month,
-        contract_start,
-        contract_end: None,
-        currency: Currency::parse(&customer.currency)?,
-        stretches: cards.into_iter().filter_map(stretch).collect(),
-        promotions: Vec::new(),
-        prepaid: Vec::new(),
-        coupons: Vec::new(),
-        taxes: vec![TaxRate::of_customer(Share::new(customer.tax_rate)?)],
-    })
-}
-
-/// The rate cards of a tier that are in force on some day of the month, by their first day.
-async fn rate_cards(
-    connection: &mut PgConnection,
-    tier: Tier,
-    period: Month,
-) -> Result<Vec<(i64, RateCard)>, BillingError> {
-    #[derive(sqlx::FromRow)]
-    struct Row {
-        rate_card_id: i64,
-        tier: String,
-        version: i32,
-        valid_from: NaiveDate,
-        valid_to: Option<NaiveDate>,
-        currency: String,
-        base_fee_minor: i64,
-        discount_threshold_minor: i64,
-        discount_rate: Decimal,
-    }
-    let rows: Vec<Row> = sqlx::query_as(RATE_CARDS)
-        .bind(tier.as_str())
-        .bind(period.first_day())
-        .bind(period.end_day())
-        .fetch_all(&mut *connection)
-        .await?;
-    let mut cards = Vec::with_capacity(rows.len());
-    for row in rows {
-        let prices: Vec<(String, String, Decimal, Decimal)> =
-            sqlx::query_as(PRICES).bind(row.rate_card_id).fetch_all(&mut *connection).await?;
-        let price =
-            |(meter, unit, raw_units_per_unit, unit_price)| PriceRow { meter, unit, raw_units_per_unit, unit_price };
-        let card = RateCardRow {
-            tier: row.tier,
-            version: row.version,
-            valid_from: row.valid_from,
-            valid_to: row.valid_to,
-            currency: row.currency,
-            base_fee_minor: row.base_fee_minor,
-            discount_threshold_minor: row.discount_threshold_minor,
-            discount_rate: row.discount_rate,
-        };
-        cards.push((row.rate_card_id, RateCard::of_rows(card, prices.into_iter().map(price).collect())?));
-    }
-    Ok(cards)
+async fn terms(connection: &mut PgConnection, customer: &str, month: Month) -> Result<Terms, BillingError> {
+    let id = CustomerId::parse(customer).map_err(|_| BillingError::UnknownCustomer)?;
+    let catalogue = Catalogue::load(&mut *connection).await?;
+    let agreements = load_agreements(connection, Some(&[id]), month).await?;
+    let (_, agreement) = agreements.into_iter().next().ok_or(BillingError::UnknownCustomer)?;
+    Ok(agreement?.terms(&catalogue, month)?)
 }
 
 /// The month's usage by day, from one statement and so from one moment.
@@ -406,7 +333,7 @@ async fn usage(connection: &mut PgConnection, period: Month, customer_id: &str) 
         .await?;
     let mut usage = Usage::default();
     for Row(meter, day, total, peak, count, first, last) in rows {
-        let known = (Meter::parse(&meter), Fraction::parse(&total), Fraction::parse(&peak));
+        let known = (Meter::parse_stored(&meter), Fraction::parse(&total), Fraction::parse(&peak));
         let (Ok(known), Ok(exact), Ok(peak)) = known else {
             return Err(BillingError::UnreadableUsage { meter, total });
         };

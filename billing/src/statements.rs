@@ -11,15 +11,25 @@ pub struct Statement {
     pub roles: &'static [&'static str],
 }
 
+/// The statements that stand beside their use: prices, agreements and their changes.
+pub fn core_statements() -> Vec<Statement> {
+    let parts = [
+        crate::agreement::STATEMENTS,
+        crate::agreement::changes::STATEMENTS,
+        crate::catalogue::STATEMENTS,
+        crate::rate_card::loading::STATEMENTS,
+        crate::simulation::STATEMENTS,
+    ];
+    parts.concat()
+}
+
 const BILLING: &[&str] = &["securebase_billing"];
 /// Invoices are read by the run, by the operator's command line, and by the application within a proven tenant.
 const READERS: &[&str] = &["securebase_billing", "securebase_operator", "securebase_app"];
 
 /// Every statement, for a test that prepares each as its roles.
-pub const STATEMENTS: [Statement; 12] = [
+pub const STATEMENTS: [Statement; 10] = [
     Statement { name: "customers", sql: CUSTOMERS, roles: BILLING },
-    Statement { name: "rate cards", sql: RATE_CARDS, roles: BILLING },
-    Statement { name: "prices", sql: PRICES, roles: BILLING },
     Statement { name: "usage", sql: USAGE, roles: BILLING },
     Statement { name: "existing", sql: EXISTING, roles: BILLING },
     Statement { name: "insert draft", sql: INSERT_DRAFT, roles: BILLING },
@@ -32,23 +42,10 @@ pub const STATEMENTS: [Statement; 12] = [
 ];
 
 pub(crate) const CUSTOMERS: &str = "
-    select customer_id, name, tier::text, currency::text, tax_rate, contract_start, billing_address, tax_id
+    select customer_id, name, billing_address, tax_id
     from customers
     where $1::text[] is null or customer_id = any($1::text[])
     order by customer_id";
-
-pub(crate) const RATE_CARDS: &str = "
-    select rate_card_id, tier::text, version, valid_from, valid_to, currency::text, base_fee_minor,
-        discount_threshold_minor, discount_rate
-    from rate_cards
-    where tier = $1::text::customer_tier and daterange(valid_from, valid_to) && daterange($2::date, $3::date)
-    order by valid_from";
-
-pub(crate) const PRICES: &str = "
-    select meter, unit, raw_units_per_unit, unit_price
-    from rate_card_prices
-    where rate_card_id = $1::bigint
-    order by meter";
 
 /// The usage of a month by meter and day: the sum, the highest window over all accounts and regions, and the windows. Totals as
 /// text, because a sum can have more digits than a decimal of 96 bits.

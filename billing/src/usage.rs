@@ -84,12 +84,16 @@ pub struct Usage {
 /// Usage cannot be summed. Stop for this customer: the rows are wrong, and trying again gives the same.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum UsageError {
-    /// A total below zero.
-    #[error("usage of {0} is negative")]
-    Negative(Meter),
-    /// A window with more than the sum.
-    #[error("usage of {0} has a window above its total")]
-    PeakAboveTotal(Meter),
+    /// A total below zero. A day alone can be: corrections of amounts come as negative ones.
+    #[error("usage of {meter} on {days} is negative: {total}")]
+    Negative {
+        /// The meter.
+        meter: Meter,
+        /// The days.
+        days: Days,
+        /// The total, in raw units.
+        total: Fraction,
+    },
     /// A sum that does not fit, or has more than [`USAGE_PLACES_MAX`] digits behind the point.
     #[error("usage of {0} is out of range")]
     OutOfRange(Meter),
@@ -107,12 +111,6 @@ impl Usage {
     /// Adds the usage of a meter on some days. Another part of the same days is added to it, as different windows.
     pub fn add(&mut self, part: UsagePart) -> Result<(), UsageError> {
         let UsagePart { meter, days, total, peak, windows } = part;
-        if total.is_negative() || peak.is_negative() {
-            return Err(UsageError::Negative(meter));
-        }
-        if total < peak {
-            return Err(UsageError::PeakAboveTotal(meter));
-        }
         let places = Fraction::new(10_i128.pow(18), 1).expect("10^18 fits");
         let is_exact = total.checked_mul(&places).is_some_and(|scaled| scaled.denominator() == &1_u8.into());
         if !is_exact {
@@ -141,7 +139,12 @@ impl Usage {
                 return Err(UsageError::Undivided { meter, days: *part_days });
             }
         }
-        Ok(sum)
+        match sum {
+            Some(sum) if sum.total.is_negative() || sum.peak.is_negative() => {
+                Err(UsageError::Negative { meter, days, total: sum.total })
+            }
+            sum => Ok(sum),
+        }
     }
 
     /// The meters that reported anything.
@@ -215,15 +218,23 @@ pub(crate) mod tests {
         let meter = Meter::CloudTrailEvents;
         let mut usage = Usage::default();
         let mut add = |total: Fraction| usage.add(on_day(meter, "2026-10-01", total));
-        assert_eq!(add(Fraction::whole(-1)), Err(UsageError::Negative(meter)));
         assert_eq!(add(Fraction::parse("0.0000000000000000001").unwrap()), Err(UsageError::OutOfRange(meter)));
         assert_eq!(add(Fraction::new(1, 3).unwrap()), Err(UsageError::OutOfRange(meter)));
         add(Fraction::parse("0.000000000000000001").unwrap()).unwrap();
         let beyond = Fraction::new(BigInt::from(2).pow(600), 1).unwrap();
         assert_eq!(add(beyond), Err(UsageError::OutOfRange(meter)), "18 places of it do not fit");
-        let mut peak = on_day(meter, "2026-10-01", Fraction::whole(1));
-        peak.peak = Fraction::whole(2);
-        assert_eq!(usage.add(peak), Err(UsageError::PeakAboveTotal(meter)));
+    }
+
+    #[test]
+    fn a_day_of_corrections_can_be_negative_but_what_is_charged_cannot() {
+        let meter = Meter::NatGatewayBytes;
+        let days = Days::new("2026-10-01".parse().unwrap(), "2026-10-03".parse().unwrap()).unwrap();
+        let mut usage = Usage::default();
+        usage.add(on_day(meter, "2026-10-01", Fraction::whole(-2))).unwrap();
+        let error = usage.of(meter, days).unwrap_err();
+        assert_eq!(error.to_string(), "usage of nat_gateway_bytes on 2026-10-01 to 2026-10-02 is negative: -2");
+        usage.add(on_day(meter, "2026-10-02", Fraction::whole(5))).unwrap();
+        assert_eq!(usage.of(meter, days).unwrap().unwrap().total, Fraction::whole(3));
     }
 
     #[test]

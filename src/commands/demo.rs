@@ -91,6 +91,7 @@ async fn chain(global: &Global, arguments: &cli::Demo, platform: &Platform) -> a
     };
     let directory = AccountDirectory::new(stores.database.pool(Role::Aggregator)?);
     let customers = add_customers(&directory).await?;
+    super::rate_cards::load_seeded(stores).await?;
 
     print::line(&format!("Replaying {}", logs.display()));
     let files = expand(&[logs.to_string_lossy().into_owned()])?;

@@ -1,6 +1,7 @@
 //! One module a command: it opens the stores, asks a room, prints the answer and leaves.
 
 mod accounts;
+mod agreements;
 mod audit;
 mod completions;
 mod customers;
@@ -9,8 +10,10 @@ mod dead_letters;
 mod demo;
 mod invoice;
 mod keys;
+mod rate_cards;
 mod replay;
 mod serve;
+mod simulate;
 mod sources;
 mod status;
 mod usage;
@@ -44,6 +47,11 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Customers(customers) => customers::run(global, customers).await,
         Command::Accounts(accounts) => accounts::run(global, accounts).await,
         Command::Invoice(invoice) => invoice::run(global, invoice).await,
+        Command::RateCards(cards) => rate_cards::run(global, cards).await,
+        Command::Simulate(simulate) => simulate::run(global, simulate).await,
+        Command::Agree(agree) => agreements::agree(global, agree).await,
+        Command::Coupons(coupons) => agreements::coupons(global, coupons).await,
+        Command::TaxRates(rates) => agreements::tax_rates(global, rates).await,
         Command::DeadLetters(letters) => dead_letters::run(global, letters).await,
         Command::Sources => sources::run(global),
         Command::Audit(audit) => audit::run(global, audit).await,

@@ -13,6 +13,7 @@ mod document;
 mod errors;
 mod events;
 mod homes;
+mod prices;
 mod replay;
 mod serving;
 mod sources;

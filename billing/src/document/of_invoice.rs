@@ -6,7 +6,7 @@ use crate::document::{
     AdjustmentDocument, DeductionDocument, Evidence, FIRST_REVISION, InvoiceDocument, LineDocument, Party,
     RatesDocument, SourceClass, TaxDocument, UsageSource, instant_text,
 };
-use crate::invoice::{Invoice, Taken, TaxLine};
+use crate::invoice::{Invoice, InvoiceKind, Taken, TaxLine};
 use crate::money::Money;
 use crate::terms::Terms;
 
@@ -68,8 +68,12 @@ impl InvoiceDocument {
         };
         let rates = terms.into_iter().flat_map(|terms| &terms.stretches);
         let totals = &invoice.totals;
-        let exemptions = invoice.taxes.iter().filter_map(|tax| tax.rate.exemption.clone());
-        let mut notes: Vec<String> = exemptions.map(|reason| format!("No tax is charged: {reason}.")).collect();
+        let exemption = |tax: &TaxLine| {
+            let reason = tax.rate.exemption.as_ref()?;
+            let of = tax.rate.category.as_ref().map(|category| format!(" on {category}")).unwrap_or_default();
+            Some(format!("No tax is charged{of}: {reason}."))
+        };
+        let mut notes: Vec<String> = invoice.taxes.iter().filter_map(exemption).collect();
         notes.extend(head.notes);
         Self {
             id: head.id,
@@ -105,7 +109,10 @@ impl InvoiceDocument {
             payable: invoice.settlement.payable.to_decimal_text(),
             prepaid_credit: invoice.settlement.credit.to_decimal_text(),
             due: invoice.settlement.due.to_decimal_text(),
-            usage_source: UsageSource::of(head.source_class, &invoice.meters_without_usage),
+            usage_source: match invoice.kind {
+                InvoiceKind::Prepayment => UsageSource::none(head.source_class),
+                _ => UsageSource::of(head.source_class, &invoice.meters_without_usage),
+            },
             evidence: head.evidence,
             notes,
         }

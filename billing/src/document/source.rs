@@ -74,6 +74,12 @@ pub struct Evidence {
 }
 
 impl UsageSource {
+    /// Of an invoice in advance.
+    pub(crate) fn none(class: SourceClass) -> Self {
+        let sentence = "This invoice charges a fee in advance and no usage.".to_owned();
+        Self { class: class.as_str().to_owned(), sentence, meters_without_usage: Vec::new() }
+    }
+
     /// The class, its sentence, and the meters that reported nothing.
     pub(crate) fn of(class: SourceClass, meters_without_usage: &[Meter]) -> Self {
         Self {

@@ -1,3 +1,4 @@
+use ingest::Meters;
 use proptest::prelude::*;
 
 use super::*;
@@ -27,7 +28,7 @@ fn costing(minor: i64) -> RateCard {
         "tier = \"standard\"\nversion = 1\ncurrency = \"USD\"\nvalid_from = 2026-01-01\n[[fees]]\nid = \"base\"\n\
          kind = \"base\"\ndescription = \"Base fee\"\namount = \"{amount}\"\n[volume_discount]\nabove = \"5000.00\"\nrate = \"0.05\"\n"
     );
-    RateCard::parse(&text, "test.toml").unwrap()
+    RateCard::parse(&text, "test.toml", &Meters::built_in()).unwrap()
 }
 
 fn of_fee(minor: i64) -> Invoice {
@@ -116,7 +117,8 @@ fn a_card_declares_the_order_and_the_invoice_shows_it() {
     let text = toml::to_string(&costing(500_100)).unwrap();
     let text = text.lines().filter(|line| !line.starts_with("order") && !line.starts_with("    \"") && *line != "]");
     let text = format!("{order}{}", text.collect::<Vec<_>>().join("\n"));
-    let card = RateCard::parse(&text, "test.toml").unwrap_or_else(|error| panic!("{error}\n{text}"));
+    let card =
+        RateCard::parse(&text, "test.toml", &Meters::built_in()).unwrap_or_else(|error| panic!("{error}\n{text}"));
     let mut terms = terms(card, "2026-10");
     terms.coupons = vec![redeemed("TWO", CouponValue::Fixed(usd(200)))];
     let invoice = draft(&terms, &Usage::default()).unwrap();
@@ -140,7 +142,7 @@ fn two_rates() -> Terms {
     let text = "tier = \"standard\"\nversion = 1\ncurrency = \"USD\"\nvalid_from = 2026-01-01\n[[fees]]\nid = \"base\"\n\
                 kind = \"base\"\ndescription = \"Base fee\"\namount = \"100\"\n[[fees]]\nid = \"training\"\nkind = \"recurring\"\n\
                 description = \"Training\"\namount = \"50\"\ntax_category = \"training\"\n";
-    let mut terms = terms(RateCard::parse(text, "test.toml").unwrap(), "2026-10");
+    let mut terms = terms(RateCard::parse(text, "test.toml", &Meters::built_in()).unwrap(), "2026-10");
     let rate = |category: Option<&str>, rate| TaxRate {
         category: category.map(str::to_owned),
         jurisdiction: "CH".into(),

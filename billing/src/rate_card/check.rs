@@ -1,17 +1,15 @@
 //! The rules a rate card must keep. Every broken rule is found, each named with its file and row.
 
+mod prices;
+
 use std::collections::BTreeSet;
 
-use ingest::Meter;
-use rust_decimal::Decimal;
+use ingest::Meters;
 
 use crate::currency::Currency;
 use crate::days::Days;
 use crate::money::Money;
-use crate::price::tiers::PriceTier;
-use crate::price::{PriceModel, UnitPrice};
-use crate::quantity::Aggregation;
-use crate::rate_card::file::{Amount, CardFile, CommitmentFile, Day, FeeFile, Number, PhaseFile, PriceFile};
+use crate::rate_card::file::{Amount, CardFile, CommitmentFile, Day, FeeFile, Number, PhaseFile};
 use crate::rate_card::{
     AnnualPrepayment, Commitment, Deduction, Fee, FeeKind, MeterPrice, Order, Phase, RateCard, RateCardError,
     RateCardFault, STANDARD_TAX_CATEGORY, Selector, Span, VolumeDiscount,
@@ -19,12 +17,14 @@ use crate::rate_card::{
 use crate::share::Share;
 use crate::tier::Tier;
 
-/// The most units that a tier, a package or an allowance can name.
-const UNITS_LIMIT: Decimal = Decimal::from_parts(0x6fc1_0000, 0x0023_86f2, 0, false, 0);
-
 impl RateCard {
-    /// Reads a rate card from TOML; `source` names the file in errors.
-    pub fn parse(text: &str, source: &str) -> Result<Self, RateCardError> {
+    /// Reads a rate card from TOML; `source` names the file in errors. `meters` are those that can be priced; without them a
+    /// sample meter is what the card says it is, by its `raw_unit`.
+    pub fn parse<'a>(
+        text: &str,
+        source: &'a str,
+        meters: impl Into<Option<&'a Meters>>,
+    ) -> Result<Self, RateCardError> {
         let file: CardFile = toml::from_str(text).map_err(|error| {
             // The first line of the message says where, the last what; between them is the text itself.
             let place = error.span().map_or_else(
@@ -37,37 +37,46 @@ impl RateCard {
                 rule: error.message().to_owned(),
             }])
         })?;
-        Self::check(file, source)
+        Self::check(file, source, meters.into())
     }
 
     /// Checks a rate card as it was written; `source` names it in errors.
-    pub(crate) fn check(file: CardFile, source: &str) -> Result<Self, RateCardError> {
-        let mut faults = Faults { source, faults: Vec::new() };
+    pub(crate) fn check(file: CardFile, source: &str, meters: Option<&Meters>) -> Result<Self, RateCardError> {
+        let mut faults = Faults { source, meters, faults: Vec::new() };
         let card = faults.card(file);
-        if faults.faults.is_empty() {
-            // Whatever kept a part from being made has left a fault.
-            card.ok_or_else(|| RateCardError(Vec::new()))
-        } else {
-            Err(RateCardError(faults.faults))
-        }
+        faults.end(card)
     }
 }
 
+/// A card that was checked when it was written, from where this program keeps it: a sample meter is what the card says it is.
 impl TryFrom<CardFile> for RateCard {
     type Error = RateCardError;
 
     fn try_from(file: CardFile) -> Result<Self, RateCardError> {
-        Self::check(file, "snapshot")
+        let mut faults = Faults { source: "stored rate card", meters: None, faults: Vec::new() };
+        let card = faults.card(file);
+        faults.end(card)
     }
 }
 
 /// Collects what is wrong.
 struct Faults<'a> {
     source: &'a str,
+    /// The meters that there are; `None` where names are taken as they were written.
+    meters: Option<&'a Meters>,
     faults: Vec<RateCardFault>,
 }
 
 impl Faults<'_> {
+    fn end(self, card: Option<RateCard>) -> Result<RateCard, RateCardError> {
+        if self.faults.is_empty() {
+            // Whatever kept a part from being made has left a fault.
+            card.ok_or_else(|| RateCardError(Vec::new()))
+        } else {
+            Err(RateCardError(self.faults))
+        }
+    }
+
     fn add(&mut self, row: &str, rule: impl Into<String>) {
         self.faults.push(RateCardFault { source_name: self.source.to_owned(), row: row.to_owned(), rule: rule.into() });
     }
@@ -178,106 +187,6 @@ impl Faults<'_> {
         Some(Fee { id: fee.id, kind: kind?, description: fee.description, amount: amount?, tax_category })
     }
 
-    fn price(&mut self, price: PriceFile) -> Option<MeterPrice> {
-        let row = format!("price of {}", price.meter);
-        let meter = self.keep(&row, Meter::parse(&price.meter));
-        if price.unit.is_empty() {
-            self.add(&row, "the unit has no name");
-        }
-        let raw = price.raw_units_per_unit.map_or(Decimal::ONE, |number| number.0);
-        let raw_units_per_unit = i64::try_from(raw).ok().filter(|whole| 0 < *whole && raw.is_integer());
-        if raw_units_per_unit.is_none() {
-            self.add(&row, "the raw units of one unit are no positive whole number");
-        }
-        let included = price.included.map_or(Decimal::ZERO, |number| number.0);
-        self.units(&row, "included", included);
-        let aggregation = match (price.aggregation.as_deref(), meter) {
-            (None, meter) => meter.map(Aggregation::of),
-            (Some(name), meter) => {
-                let known = [Aggregation::Sum, Aggregation::Peak, Aggregation::TimeWeighted];
-                let found = known.into_iter().find(|aggregation| aggregation.as_str() == name);
-                match (found, meter) {
-                    (None, _) => {
-                        self.add(&row, format!("unknown aggregation {name:?}: expected sum, peak or time_weighted"))
-                    }
-                    (Some(found), Some(meter)) if !found.suits(meter) => {
-                        self.add(&row, "only a level that lasts, such as storage, is weighted by time");
-                    }
-                    _ => {}
-                }
-                found
-            }
-        };
-        let tax_category = self.tax_category(&row, price.tax_category.clone());
-        let model = self.model(&row, &price);
-        Some(MeterPrice {
-            meter: meter?,
-            description: price.description,
-            unit: price.unit,
-            raw_units_per_unit: raw_units_per_unit?,
-            aggregation: aggregation?,
-            included,
-            model: model?,
-            tax_category,
-        })
-    }
-
-    fn model(&mut self, row: &str, price: &PriceFile) -> Option<PriceModel> {
-        let needs = match price.model.as_str() {
-            "flat" | "per_unit" => [true, false, false],
-            "package" => [true, true, false],
-            "graduated" | "volume" => [false, false, true],
-            other => {
-                let known = "flat, per_unit, graduated, volume or package";
-                self.add(row, format!("unknown model {other:?}: expected {known}"));
-                return None;
-            }
-        };
-        let has = [price.price.is_some(), price.size.is_some(), !price.tiers.is_empty()];
-        for ((name, needed), given) in ["price", "size", "tiers"].into_iter().zip(needs).zip(has) {
-            if needed != given {
-                let verb = if needed { "needs" } else { "does not take" };
-                self.add(row, format!("the model {} {verb} `{name}`", price.model));
-            }
-        }
-        if needs != has {
-            return None;
-        }
-        let unit_price = price.price.and_then(|number| self.unit_price(row, number));
-        let mut tiers = Vec::with_capacity(price.tiers.len());
-        for (number, tier) in (1..).zip(&price.tiers) {
-            let row = format!("{row}, tier {number}");
-            self.places(&row, "from", tier.from.0);
-            if let Some(up_to) = tier.up_to {
-                self.places(&row, "up_to", up_to.0);
-            }
-            let flat = tier.flat.map_or(Some(UnitPrice::FREE), |flat| self.unit_price(&row, flat));
-            let unit_price = self.unit_price(&row, tier.price);
-            let (Some(price), Some(flat)) = (unit_price, flat) else { continue };
-            tiers.push(PriceTier { from: tier.from.0, up_to: tier.up_to.map(|up_to| up_to.0), price, flat });
-        }
-        if tiers.len() != price.tiers.len() {
-            return None;
-        }
-        let model = match price.model.as_str() {
-            "flat" => PriceModel::Flat { amount: unit_price? },
-            "per_unit" => PriceModel::PerUnit { price: unit_price? },
-            "package" => {
-                let size = price.size?.0;
-                self.places(row, "size", size);
-                PriceModel::Package { size, price: unit_price? }
-            }
-            "graduated" => PriceModel::Graduated { tiers },
-            _ => PriceModel::Volume { tiers },
-        };
-        if let Some(fault) = model.fault() {
-            let row = fault.tier.map_or_else(|| row.to_owned(), |tier| format!("{row}, tier {tier}"));
-            self.add(&row, fault.rule);
-            return None;
-        }
-        Some(model)
-    }
-
     fn commitment(
         &mut self,
         commitment: CommitmentFile,
@@ -361,29 +270,8 @@ impl Faults<'_> {
         }
     }
 
-    fn unit_price(&mut self, row: &str, number: Number) -> Option<UnitPrice> {
-        let price = UnitPrice::new(number.0);
-        if price.is_none() {
-            self.add(row, "a price is 0 or more, below 1,000,000,000, with at most 12 places");
-        }
-        price
-    }
-
     fn share(&mut self, row: &str, number: Number) -> Option<Share> {
         self.keep(row, Share::new(number.0))
-    }
-
-    fn units(&mut self, row: &str, name: &str, units: Decimal) {
-        if units < Decimal::ZERO {
-            self.add(row, format!("`{name}` has negative units"));
-        }
-        self.places(row, name, units);
-    }
-
-    fn places(&mut self, row: &str, name: &str, units: Decimal) {
-        if UNITS_LIMIT < units || 6 < units.normalize().scale() {
-            self.add(row, format!("`{name}` is at most {UNITS_LIMIT} with at most 6 places"));
-        }
     }
 
     fn tax_category(&mut self, row: &str, category: Option<String>) -> String {

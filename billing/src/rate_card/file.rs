@@ -73,6 +73,9 @@ pub(crate) struct PriceFile {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) description: Option<String>,
     pub(crate) unit: String,
+    /// What the meter's usage rows are in; written, so that a stored card needs no definition of its sample meters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) raw_unit: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) raw_units_per_unit: Option<Number>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -210,6 +213,7 @@ impl From<&MeterPrice> for PriceFile {
             meter: price.meter.as_str().to_owned(),
             description: price.description.clone(),
             unit: price.unit.clone(),
+            raw_unit: Some(price.raw_unit.as_str().to_owned()),
             raw_units_per_unit: Some(Number(price.raw_units_per_unit.into())),
             aggregation: Some(price.aggregation.as_str().to_owned()),
             included: Some(Number(price.included)).filter(|included| !included.0.is_zero()),

@@ -3,6 +3,7 @@
 //! Cards that were stored so stay valid history. The four that every database begins with say exactly what the seeded files say.
 
 use chrono::NaiveDate;
+use ingest::{Meter, Meters};
 use rust_decimal::Decimal;
 
 use crate::currency::Currency;
@@ -55,7 +56,7 @@ impl RateCard {
     pub(crate) fn of_rows(card: RateCardRow, mut prices: Vec<PriceRow>) -> Result<Self, RateCardError> {
         let source = format!("rate card {} version {}", card.tier, card.version);
         let place = |price: &PriceRow| {
-            let known = ingest::Meter::PRICED.into_iter().position(|meter| meter.as_str() == price.meter);
+            let known = Meter::PRICED.into_iter().position(|meter| meter.as_str() == price.meter);
             known.unwrap_or(usize::MAX)
         };
         prices.sort_by_key(place);
@@ -88,6 +89,7 @@ impl RateCard {
                     meter: price.meter,
                     description: None,
                     unit: price.unit,
+                    raw_unit: None,
                     raw_units_per_unit: Some(Number(price.raw_units_per_unit)),
                     aggregation: None,
                     included: None,
@@ -107,7 +109,7 @@ impl RateCard {
             annual_prepayment: Some(AnnualPrepaymentFile { fee: BASE.to_owned(), off: Number(ANNUAL_PREPAYMENT_OFF) }),
             tier: card.tier,
         };
-        Self::check(file, &source)
+        Self::check(file, &source, Some(&Meters::built_in()))
     }
 }
 

@@ -63,11 +63,13 @@ fn collisions(earlier: &NamedCard, later: &NamedCard) -> Vec<RateCardFault> {
 
 #[cfg(test)]
 mod tests {
+    use ingest::Meters;
+
     use super::*;
 
     fn named(source: &str, head: &str) -> NamedCard {
         let text = head.replace(';', "\n");
-        let card = RateCard::parse(&text, source).unwrap_or_else(|error| panic!("{error}"));
+        let card = RateCard::parse(&text, source, &Meters::built_in()).unwrap_or_else(|error| panic!("{error}"));
         NamedCard { source_name: source.to_owned(), card }
     }
 

@@ -1,4 +1,5 @@
 use chrono::NaiveDate;
+use ingest::Meters;
 use proptest::prelude::*;
 
 use super::*;
@@ -13,7 +14,8 @@ const GIB: i128 = 1 << 30;
 
 fn toml(text: &str) -> RateCard {
     let head = "tier = \"standard\"\nversion = 1\ncurrency = \"USD\"\nvalid_from = 2026-01-01\n";
-    RateCard::parse(&format!("{head}{text}"), "test.toml").unwrap_or_else(|error| panic!("{error}"))
+    RateCard::parse(&format!("{head}{text}"), "test.toml", &Meters::built_in())
+        .unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn lines(terms: &Terms, usage: &Usage) -> Vec<Line> {
@@ -321,6 +323,8 @@ fn any_meter() -> impl Strategy<Value = Meter> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn more_usage_never_costs_less(
         tier in proptest::sample::select(Tier::ALL.to_vec()),
@@ -357,24 +361,40 @@ proptest! {
         prop_assert_eq!(rate(&terms, &usage(&rows)).unwrap(), rate(&terms, &usage(&turned)).unwrap());
     }
 
-    /// Every length of month, leap days and the end of the year; a change on each of its days.
+    /// Every length of month, leap days and the end of the year; a change of tier on each day of each.
     #[test]
-    fn the_parts_of_a_month_sum_to_it_wherever_the_tier_changes(
-        month in proptest::sample::select(vec!["2026-02", "2028-02", "2100-02", "2026-04", "2026-10", "2026-12", "2027-01"]),
-        change in 1_u32..=31,
+    fn the_parts_of_a_month_sum_to_it_on_whichever_day_the_tier_changes(
         fee in 0_i64..10_000_000,
+        usage_days in proptest::collection::vec((1_u32..=28, 0_i128..1_000_000_000_000), 0..6),
     ) {
-        let of_month = Month::parse(month).unwrap();
-        let change = of_month.first_day() + chrono::Days::new(u64::from(change.min(of_month.days()) - 1));
         let text = format!(
-            "[[fees]]\nid = \"base\"\nkind = \"base\"\ndescription = \"Base fee\"\namount = \"{}.{:02}\"", fee / 100, fee % 100
+            "[[fees]]\nid = \"base\"\nkind = \"base\"\ndescription = \"Base fee\"\namount = \"{}.{:02}\"\n[[prices]]\n\
+             meter = \"nat_gateway_bytes\"\nunit = \"GiB\"\nmodel = \"per_unit\"\nprice = \"0.045\"", fee / 100, fee % 100
         );
-        let mut terms = changed(toml(&text), toml(&text), month, change);
-        terms.contract_start = day("2020-01-01");
-        let rated = lines(&terms, &Usage::default());
-        prop_assert_eq!(rated.iter().map(|line| line.amount.minor()).sum::<i64>(), fee);
-        let exact = rated.iter().try_fold(Fraction::zero(), |sum, line| sum.checked_add(&line.exact_minor)).unwrap();
-        prop_assert_eq!(exact, Fraction::whole(fee.into()));
-        prop_assert_eq!(rated.iter().map(|line| line.days.count()).sum::<u32>(), of_month.days());
+        let card = toml(&text);
+        for month in ["2026-02", "2028-02", "2100-02", "2026-04", "2026-10", "2026-12", "2027-01"] {
+            let of_month = Month::parse(month).unwrap();
+            let mut usage = Usage::default();
+            for (on, raw) in &usage_days {
+                usage.add(on_day(Meter::NatGatewayBytes, &format!("{month}-{on:02}"), Fraction::whole(*raw))).unwrap();
+            }
+            let used: i128 = usage_days.iter().map(|(_, raw)| raw).sum();
+            for offset in 0..of_month.days() {
+                let change = of_month.first_day() + chrono::Days::new(u64::from(offset));
+                let mut terms = changed(card.clone(), card.clone(), month, change);
+                terms.contract_start = day("2020-01-01");
+                let rated = lines(&terms, &usage);
+                let (fees, usage_lines): (Vec<&Line>, Vec<&Line>) =
+                    rated.iter().partition(|line| line.kind == LineKind::BaseFee);
+                prop_assert_eq!(fees.iter().map(|line| line.amount.minor()).sum::<i64>(), fee, "{}", change);
+                prop_assert_eq!(fees.iter().map(|line| line.days.count()).sum::<u32>(), of_month.days());
+                let sum = |values: Vec<&Fraction>| {
+                    values.into_iter().try_fold(Fraction::zero(), |sum, value| sum.checked_add(value)).unwrap()
+                };
+                prop_assert_eq!(sum(fees.iter().map(|line| &line.exact_minor).collect()), Fraction::whole(fee.into()));
+                let raw = sum(usage_lines.iter().map(|line| line.quantity.raw()).collect());
+                prop_assert_eq!(raw, Fraction::whole(used), "each window is charged once");
+            }
+        }
     }
 }

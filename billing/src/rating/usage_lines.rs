@@ -40,7 +40,7 @@ fn line(
         Aggregation::Peak => measured.peak,
     };
     let divisor =
-        price.aggregation.divisor(price.meter, price.raw_units_per_unit, terms.month).ok_or_else(out_of_range)?;
+        price.aggregation.divisor(price.raw_unit, price.raw_units_per_unit, terms.month).ok_or_else(out_of_range)?;
     let quantity = Quantity::new(raw, divisor).ok_or_else(out_of_range)?;
     let charge = price.charge(&quantity.exact()).ok_or_else(out_of_range)?;
     let in_month = Quantity::days(days.count(), terms.month.days());

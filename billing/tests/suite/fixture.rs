@@ -56,6 +56,16 @@ impl Fixture {
         sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut self.superuser().await).await.map(drop)
     }
 
+    pub(crate) async fn operator(&self) -> PgConnection {
+        self.connect("securebase_operator").await
+    }
+
+    /// The events of the audit trail as `action subject`, in order, of a customer or the platform.
+    pub(crate) async fn audited(&self, customer: Option<&str>) -> Vec<String> {
+        let events = "select action || ' ' || subject from audit_events where customer_id is not distinct from $1 order by sequence";
+        sqlx::query_scalar(events).bind(customer).fetch_all(&mut self.superuser().await).await.unwrap()
+    }
+
     pub(crate) async fn count(&self, table: &str) -> i64 {
         let count = format!("select count(*) from {table}");
         sqlx::query_scalar(AssertSqlSafe(count)).fetch_one(&mut self.superuser().await).await.unwrap()

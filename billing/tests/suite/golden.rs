@@ -7,7 +7,7 @@ use ingest::Meter;
 
 use crate::fixture::{Fixture, only, only_invoice};
 
-fn check(name: &str, found: &str) {
+pub(crate) fn check(name: &str, found: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite/golden").join(name);
     if std::env::var_os("UPDATE").is_some_and(|value| value == "1") {
         std::fs::write(&path, found).unwrap();

@@ -1,6 +1,6 @@
 //! What each role may see and do.
 
-use billing::{STATEMENTS, list_invoices, load_invoice};
+use billing::{STATEMENTS, core_statements, list_invoices, load_invoice};
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::fixture::{Fixture, at, only_invoice, request};
@@ -17,7 +17,7 @@ async fn run(connection: &mut PgConnection, sql: &str) -> Result<u64, sqlx::Erro
 #[tokio::test]
 async fn every_statement_is_prepared_and_permitted_as_its_roles() {
     let fixture = Fixture::new().await;
-    for statement in STATEMENTS {
+    for statement in STATEMENTS.into_iter().chain(core_statements()) {
         for role in statement.roles {
             let mut connection = fixture.connect(role).await;
             let sql = statement.sql;

@@ -1,3 +1,5 @@
+use ingest::Meters;
+
 use super::*;
 
 const CARD: &str = include_str!("../../../../rate-cards/standard.toml");
@@ -108,18 +110,18 @@ off = "0.15"
 #[test]
 fn a_card_reads_as_it_was_written_and_writes_as_it_was_read() {
     for (text, source) in [(CARD, "standard.toml"), (EVERYTHING, "everything.toml")] {
-        let card = RateCard::parse(text, source).unwrap_or_else(|error| panic!("{error}"));
+        let card = RateCard::parse(text, source, &Meters::built_in()).unwrap_or_else(|error| panic!("{error}"));
         let written = serde_json::to_string(&card).unwrap();
         assert_eq!(serde_json::from_str::<RateCard>(&written).unwrap(), card, "{written}");
         let toml = toml::to_string(&card).unwrap();
-        assert_eq!(RateCard::parse(&toml, "again").unwrap(), card, "{toml}");
+        assert_eq!(RateCard::parse(&toml, "again", &Meters::built_in()).unwrap(), card, "{toml}");
     }
 }
 
 /// Replaces the first text by the second in the card with everything and names the faults found.
 fn faults(from: &str, to: &str) -> Vec<String> {
     assert!(EVERYTHING.contains(from), "{from}");
-    match RateCard::parse(&EVERYTHING.replacen(from, to, 1), "acme.toml") {
+    match RateCard::parse(&EVERYTHING.replacen(from, to, 1), "acme.toml", &Meters::built_in()) {
         Ok(_) => Vec::new(),
         Err(error) => error.0.iter().map(ToString::to_string).collect(),
     }
@@ -189,7 +191,39 @@ fn a_broken_rule_is_named_with_its_file_and_row() {
 #[test]
 fn all_broken_rules_are_named_at_once() {
     let text = EVERYTHING.replacen("\"500\"", "\"-500\"", 1).replacen("first_months = 6", "first_months = 0", 1);
-    let error = RateCard::parse(&text, "acme.toml").unwrap_err();
+    let error = RateCard::parse(&text, "acme.toml", &Meters::built_in()).unwrap_err();
     assert_eq!(error.0.len(), 2, "{error}");
     assert_eq!(error.to_string().lines().count(), 2);
+}
+
+#[test]
+fn a_meter_that_is_data_is_priced_by_its_definition_or_by_what_the_card_says() {
+    use ingest::{MeterDefinition, SampleMeter};
+    let of_meter = |rest: &str| {
+        let price = format!(
+            "[[prices]]\nmeter = \"queue_depth\"\nunit = \"message\"\nmodel = \"per_unit\"\nprice = \"1\"\n{rest}"
+        );
+        format!("tier = \"standard\"\nversion = 1\ncurrency = \"USD\"\nvalid_from = 2026-01-01\n{price}")
+    };
+    let name = SampleMeter::parse("queue_depth").unwrap();
+    let level = MeterDefinition::of_samples(name, ingest::Aggregation::TimeWeighted, Some(60), String::new()).unwrap();
+    let meters = Meters::with_samples([level]);
+    let found = |rest: &str, meters: Option<&Meters>| match RateCard::parse(&of_meter(rest), "q.toml", meters) {
+        Ok(card) => format!("{} {}", card.prices[0].aggregation.as_str(), card.prices[0].raw_unit.as_str()),
+        Err(error) => error.to_string(),
+    };
+    let row = "q.toml: price of queue_depth";
+    assert_eq!(found("", Some(&meters)), "time_weighted unit_second");
+    assert_eq!(found("raw_unit = \"each\"", Some(&meters)), format!("{row}: `raw_unit` is unit_second"));
+    assert_eq!(found("", Some(&Meters::built_in())), format!("{row}: unknown meter"));
+    assert_eq!(found("raw_unit = \"unit_second\"", None), "time_weighted unit_second");
+    assert_eq!(found("raw_unit = \"each\"\naggregation = \"peak\"", None), "peak each");
+    assert_eq!(found("raw_unit = \"each\"", None), format!("{row}: needs its `aggregation`: sum or peak"));
+    assert!(found("", None).contains("one that is data says its `raw_unit`"), "{}", found("", None));
+    let card = RateCard::parse(&of_meter(""), "q.toml", &meters).unwrap();
+    let written = serde_json::to_string(&card).unwrap();
+    assert_eq!(serde_json::from_str::<RateCard>(&written).unwrap(), card, "a stored card needs no definition");
+    let marker = of_meter("").replace("queue_depth", "export_generations");
+    let error = RateCard::parse(&marker, "q.toml", &meters).unwrap_err().to_string();
+    assert_eq!(error, "q.toml: price of export_generations: the meter says what becomes of others and has no price");
 }
