@@ -7,17 +7,24 @@
 //! Invariant: an account has at most one owner at any instant, and none before its owner's contract started.
 
 mod customer;
+mod limits;
+mod organization;
+mod organizations;
 mod placement;
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, Utc};
 use ingest::{AccountId, Hour, Timestamp};
 use sqlx::PgPool;
 use thiserror::Error;
 
-use crate::usage_rows::{DatabaseError, recompute, recomputed_meters, with_monthly_totals};
+use crate::usage_rows::{DatabaseError, recomputed_meters, with_monthly_totals};
 
 use customer::Created;
 pub use customer::{CreateCustomerError, CustomerCreated, CustomerId, NewCustomer, NotACustomerId};
+pub use limits::{AccountLimit, account_limits};
+pub use organization::{NotAnOrganizationId, OrganizationId};
+use organizations::give_rows;
+pub use organizations::{Followed, Organization, OrganizationRegistration, RegisterOrganizationError};
 use placement::{Change, Conflict, place};
 
 /// One stretch of time in which an account was one customer's.
@@ -29,6 +36,21 @@ pub struct Ownership {
     pub from: Hour,
     /// The first hour no longer owned; `None` while it goes on.
     pub until: Option<Hour>,
+}
+
+/// An account with usage that is nobody's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownAccount {
+    /// Its id.
+    pub account: AccountId,
+    /// When it was first seen.
+    pub first_seen_at: Timestamp,
+    /// The first and the last hour of usage that is nobody's; `None` where it has none and was only seen.
+    pub hours: Option<(Hour, Hour)>,
+    /// How many usage rows are nobody's.
+    pub usage_rows: u64,
+    /// The organization it was last seen live in.
+    pub organization: Option<OrganizationId>,
 }
 
 /// An account that was seen in usage or registered.
@@ -176,9 +198,18 @@ impl AccountDirectory {
         let now = DateTime::<Utc>::from(now);
         sqlx::query(ADD_ACCOUNT).bind(account.as_str()).bind(now).execute(&mut *transaction).await?;
         sqlx::query(LOCK_ACCOUNT).bind(account.as_str()).execute(&mut *transaction).await?;
-        let history: Vec<OwnershipRow> =
+        let history: Vec<SaidRow> =
             sqlx::query_as(READ_OWNERSHIP).bind(account.as_str()).fetch_all(&mut *transaction).await?;
-        let history: Vec<Ownership> = history.into_iter().map(Ownership::from).collect();
+        let (mut follows, mut history): (Vec<_>, Vec<_>) =
+            history.into_iter().map(|row| (row.is_following(), Ownership::from(row.owned))).unzip();
+        // What is said of the account stands above what followed from its organization: that makes way.
+        let cedes = |follows: bool, owned: &Ownership| follows && from <= owned.from && owned.customer != *customer;
+        if follows.iter().zip(&history).any(|(follows, owned)| cedes(*follows, owned)) {
+            let ceded = sqlx::query(CEDE_FOLLOWING).bind(account.as_str()).bind(DateTime::<Utc>::from(from.start()));
+            ceded.bind(customer.as_str()).execute(&mut *transaction).await?;
+            let kept = follows.into_iter().zip(history).filter(|(follows, owned)| !cedes(*follows, owned));
+            (follows, history) = kept.unzip();
+        }
 
         let change = place(&history, customer, from).map_err(|Conflict(other)| RegisterError::HistoryDiffers {
             account,
@@ -190,7 +221,15 @@ impl AccountDirectory {
         })?;
         let hour = |hour: Hour| DateTime::<Utc>::from(hour.start());
         match &change {
-            Change::Unchanged { since } => return Ok(Registration::Unchanged { since: *since }),
+            Change::Unchanged { since } => {
+                let said = follows.iter().zip(&history).any(|(follows, owned)| *follows && owned.from == *since);
+                if said {
+                    let statement = sqlx::query(SAY).bind(account.as_str()).bind(hour(*since));
+                    statement.execute(&mut *transaction).await?;
+                    transaction.commit().await?;
+                }
+                return Ok(Registration::Unchanged { since: *since });
+            }
             Change::Extend { former_start } => {
                 let statement = sqlx::query(BEGIN_EARLIER).bind(account.as_str()).bind(hour(*former_start));
                 statement.bind(hour(from)).execute(&mut *transaction).await?;
@@ -204,18 +243,9 @@ impl AccountDirectory {
                 statement.bind(hour(from)).execute(&mut *transaction).await?;
             }
         }
-        let given: Vec<(i64, Option<String>, Option<NaiveDate>)> = sqlx::query_as(GIVE_ROWS)
-            .bind(account.as_str())
-            .bind(hour(from))
-            .bind(now)
-            .fetch_all(&mut *transaction)
-            .await?;
-        let rows_changed = given.first().map_or(0, |(count, _, _)| *count);
-        let months = given.into_iter().filter_map(|(_, customer, month)| customer.zip(month)).collect();
-        recompute(&months, now, &mut transaction).await?;
+        let rows_changed = give_rows(account, from, now, &mut transaction).await?;
         transaction.commit().await?;
 
-        let rows_changed = rows_changed.unsigned_abs();
         Ok(match change {
             Change::Extend { .. } => Registration::Extended { rows_changed },
             Change::Open { former: Some(former) } => Registration::Moved { former: former.customer, rows_changed },
@@ -241,6 +271,24 @@ impl AccountDirectory {
     }
 }
 
+impl AccountDirectory {
+    /// Accounts with usage of no customer, or never anybody's: they are counted, and not billed until they are registered.
+    pub async fn unknown(&self) -> Result<Vec<UnknownAccount>, DatabaseError> {
+        type Row = (String, DateTime<Utc>, Option<DateTime<Utc>>, Option<DateTime<Utc>>, i64, Option<String>);
+        let rows: Vec<Row> = sqlx::query_as(LIST_UNKNOWN).fetch_all(&self.pool).await?;
+        let hour = |at: DateTime<Utc>| Timestamp::from(at).hour();
+        let unknown =
+            rows.into_iter().map(|(account, first_seen_at, first, last, usage_rows, organization)| UnknownAccount {
+                account: AccountId::parse(&account).expect("a constraint: an account id has 12 digits"),
+                first_seen_at: first_seen_at.into(),
+                hours: first.map(hour).zip(last.map(hour)),
+                usage_rows: usage_rows.unsigned_abs(),
+                organization: organization.and_then(|id| OrganizationId::parse(&id).ok()),
+            });
+        Ok(unknown.collect())
+    }
+}
+
 #[derive(sqlx::FromRow)]
 struct OwnershipRow {
     customer_id: String,
@@ -255,6 +303,20 @@ struct AccountRow {
     customer_id: Option<String>,
     valid_from: Option<DateTime<Utc>>,
     valid_until: Option<DateTime<Utc>>,
+}
+
+/// An interval, and whether it was said of the account or follows from its organization.
+#[derive(sqlx::FromRow)]
+struct SaidRow {
+    origin: String,
+    #[sqlx(flatten)]
+    owned: OwnershipRow,
+}
+
+impl SaidRow {
+    fn is_following(&self) -> bool {
+        self.origin == "organization"
+    }
 }
 
 impl From<OwnershipRow> for Ownership {
@@ -274,8 +336,18 @@ const ADD_ACCOUNT: &str =
 
 const LOCK_ACCOUNT: &str = "select account_id from accounts where account_id = $1 for update";
 
+// Intervals that only follow make way: those of another customer from the hour on.
+const CEDE_FOLLOWING: &str = "
+    delete from account_ownership
+    where account_id = $1 and origin = 'organization' and lower(valid) >= $2 and customer_id <> $3";
+
+// An interval that was said is no longer one that only follows.
+const SAY: &str = "
+    update account_ownership set origin = 'account'
+    where account_id = $1 and lower(valid) = $2 and origin = 'organization'";
+
 const READ_OWNERSHIP: &str = "
-    select customer_id, lower(valid) as valid_from, upper(valid) as valid_until
+    select origin, customer_id, lower(valid) as valid_from, upper(valid) as valid_until
     from account_ownership where account_id = $1 order by lower(valid)";
 
 const ADD_OWNERSHIP: &str =
@@ -286,7 +358,7 @@ const END_AT: &str = "
     where account_id = $1 and lower(valid) = $2";
 
 const BEGIN_EARLIER: &str = "
-    update account_ownership set valid = tstzrange($3, upper(valid))
+    update account_ownership set valid = tstzrange($3, upper(valid)), origin = 'account'
     where account_id = $1 and lower(valid) = $2";
 
 // A registration changes owners from its hour on only, so earlier rows are not read.
@@ -328,9 +400,30 @@ const LIST_ACCOUNTS: &str = "
     left join account_ownership o using (account_id)
     order by a.account_id, lower(o.valid)";
 
+const LIST_UNKNOWN: &str = "
+    with nobodys as (
+        select account_id, min(window_start) as first_at, max(window_start) as last_at, count(*) as usage_rows
+        from usage_rows where customer_id is null group by account_id
+    )
+    select a.account_id, a.first_seen_at, n.first_at, n.last_at, coalesce(n.usage_rows, 0), (
+        select f.category from usage_facts f
+        where f.account_id = a.account_id and f.meter = 'accounts' and f.kind = 'live' and f.category like 'o-%'
+        order by f.time desc limit 1)
+    from accounts a
+    left join nobodys n using (account_id)
+    where n.account_id is not null or not exists (select from account_ownership o where o.account_id = a.account_id)
+    order by a.account_id";
+
 /// Every statement of this module, for the test that prepares them against the schema.
 #[doc(hidden)]
-pub const STATEMENTS: &[&str] = &[
+pub fn statements() -> Vec<&'static str> {
+    [STATEMENTS, organizations::STATEMENTS, limits::STATEMENTS].concat()
+}
+
+const STATEMENTS: &[&str] = &[
+    CEDE_FOLLOWING,
+    SAY,
+    LIST_UNKNOWN,
     READ_CONTRACT_START,
     ADD_ACCOUNT,
     LOCK_ACCOUNT,

@@ -1,8 +1,12 @@
 //! Who owns what, and what a registration does to usage that has arrived.
 
 use aggregator::directory::{
-    CreateCustomerError, CustomerCreated, CustomerId, NewCustomer, Ownership, RegisterError, Registration,
+    CreateCustomerError, CustomerCreated, CustomerId, Followed, NewCustomer, OrganizationId, OrganizationRegistration,
+    Ownership, RegisterError, Registration, account_limits,
 };
+use aggregator::fact_rows::FactAdvance;
+use aggregator::partition::Partition;
+use ingest::{AccountId, Dimensions, FactKey, FactValue, Meter, UsageFact, Window};
 use sqlx::types::Decimal;
 
 use crate::stage::{Stage, account, advance, events, hour, new_customer, now};
@@ -129,4 +133,115 @@ async fn a_customer_is_created_once_and_never_silently_changed() {
     let refused = stage.directory.create_customer(&other, now()).await.unwrap_err();
     assert!(matches!(refused, CreateCustomerError::UnknownTier { .. }));
     assert_eq!(refused.to_string(), "customer berta: there is no tier \"premium\"");
+}
+
+/// What is said when a list of an organization's accounts is read.
+fn seen_in(organization: &str, account: AccountId, at: &str) -> FactAdvance {
+    let time = hour(at).start();
+    let key = FactKey { meter: Meter::Accounts, account, resource: account.to_string().into(), time, export: None };
+    let dimensions = Dimensions { region: Dimensions::NONE.into(), category: organization.to_owned().into() };
+    FactAdvance {
+        partition: Partition::root(account.bucket(), Window::Day(time.day())),
+        from_version: 0,
+        to_version: 1,
+        facts: vec![UsageFact { key, revision: 0, dimensions, end: None, value: FactValue::Live }],
+    }
+}
+
+#[tokio::test]
+async fn accounts_follow_their_organization_with_their_history_unless_something_is_said_of_them() {
+    let (stage, anna, berta) = Stage::with_customers().await;
+    let rows = stage.rows.fact_rows();
+    let (first, second) =
+        (OrganizationId::parse("o-aaaaaaaaaa").unwrap(), OrganizationId::parse("o-bbbbbbbbbb").unwrap());
+    for (number, organization, at) in [
+        (1, &first, "2026-10-01T00"),
+        (2, &first, "2026-10-01T00"),
+        (2, &second, "2026-10-20T00"),
+        (3, &second, "2026-10-01T00"),
+    ] {
+        let advance = seen_in(organization.as_str(), account(number), at);
+        rows.advance(account(number).bucket(), &[advance], now()).await.unwrap();
+    }
+    for number in 1..=4 {
+        let counters: Vec<_> =
+            ["2026-10-10T00", "2026-10-25T00"].iter().map(|window| events(account(number), window, 10, 1)).collect();
+        stage.rows.advance(&[advance(&format!("p{number}"), (0, 1), &counters)], now()).await.unwrap();
+    }
+    let unknown = stage.directory.unknown().await.unwrap();
+    let named: Vec<_> =
+        unknown.iter().map(|one| (one.account, one.organization.as_ref().map(|id| id.as_str().to_owned()))).collect();
+    let id = |organization: &OrganizationId| Some(organization.as_str().to_owned());
+    assert_eq!(
+        named,
+        [(account(1), id(&first)), (account(2), id(&second)), (account(3), id(&second)), (account(4), None)]
+    );
+    assert_eq!(unknown[3].hours, Some((hour("2026-10-10T00"), hour("2026-10-25T00"))));
+    assert_eq!(stage.directory.follow_organizations(now()).await.unwrap(), Followed::default(), "nobody owns them yet");
+
+    for (organization, customer) in [(&first, &anna), (&second, &berta)] {
+        let registered = stage.directory.register_organization(organization, customer, hour("2026-01-01T00")).await;
+        assert_eq!(registered.unwrap(), OrganizationRegistration::Registered { former: None });
+        let again = stage.directory.register_organization(organization, customer, hour("2026-01-01T00")).await;
+        assert!(matches!(again, Ok(OrganizationRegistration::Unchanged { .. })), "{again:?}");
+    }
+    let version = async || -> i64 {
+        sqlx::query_scalar("select version from directory_version").fetch_one(&stage.pool).await.unwrap()
+    };
+    assert_eq!(stage.directory.follow_organizations(now()).await.unwrap().accounts, 3);
+    let followed = version().await;
+    assert_eq!(stage.directory.follow_organizations(now()).await.unwrap(), Followed::default());
+    assert_eq!(version().await, followed, "doing it again changes nothing");
+    let events_of = async |customer: &str| -> i64 {
+        let sql = "select coalesce(sum(total), 0)::bigint from usage_rows
+            where meter = 'cloudtrail_events' and customer_id is not distinct from nullif($1, '')";
+        sqlx::query_scalar(sql).bind(customer).fetch_one(&stage.pool).await.unwrap()
+    };
+    // The second account changed organizations on the 20th.
+    assert_eq!((events_of("anna").await, events_of("berta").await, events_of("").await), (30, 30, 20));
+    assert_eq!(stage.directory.unknown().await.unwrap().len(), 1);
+
+    // Something is said of the first account: it stands above its organization's owner, and stays.
+    let registration = stage.directory.register(account(1), &berta, hour("2026-10-20T00"), now()).await.unwrap();
+    assert!(matches!(registration, Registration::Moved { former, .. } if former == anna));
+    assert_eq!(stage.directory.follow_organizations(now()).await.unwrap(), Followed::default());
+    assert_eq!((events_of("anna").await, events_of("berta").await), (20, 40));
+    // Of the third from the very hour its organization's interval begins in.
+    stage.directory.register(account(3), &anna, hour("2026-01-01T00"), now()).await.unwrap();
+    assert_eq!(stage.directory.follow_organizations(now()).await.unwrap(), Followed::default());
+    assert_eq!((events_of("anna").await, events_of("berta").await), (40, 20));
+    // An organization moves: its accounts go along, those of which something was said do not.
+    let moved = stage.directory.register_organization(&second, &anna, hour("2026-10-22T00")).await.unwrap();
+    assert_eq!(moved, OrganizationRegistration::Registered { former: Some(berta.clone()) });
+    assert_eq!(stage.directory.follow_organizations(now()).await.unwrap().accounts, 1);
+    assert_eq!((events_of("anna").await, events_of("berta").await, events_of("").await), (50, 10, 20));
+    let organizations = stage.directory.organizations().await.unwrap();
+    assert_eq!(
+        organizations.iter().map(|one| (&one.organization, one.accounts)).collect::<Vec<_>>(),
+        [(&first, 1), (&second, 2)]
+    );
+
+    for (customer, from) in [(&anna, "2025-12-31T23"), (&berta, "2026-01-05T00")] {
+        assert!(stage.directory.register_organization(&second, customer, hour(from)).await.is_err(), "{from}");
+    }
+}
+
+#[tokio::test]
+async fn a_limit_is_of_the_accounts_that_are_live_or_else_of_those_registered() {
+    let (stage, anna, _) = Stage::with_customers().await;
+    for number in 1..=6 {
+        stage.directory.register(account(number), &anna, hour("2026-01-01T00"), now()).await.unwrap();
+    }
+    let limits = async || {
+        let mut connection = stage.pool.acquire().await.unwrap();
+        let limits = account_limits(&mut connection, now()).await.unwrap();
+        limits.iter().map(|one| (one.used(), one.allowed, one.is_exceeded())).collect::<Vec<_>>()
+    };
+    assert_eq!(limits().await, [(6, 5, true), (0, 5, false)], "nobody says which are live");
+    let rows = stage.rows.fact_rows();
+    for number in 1..=3 {
+        let advance = seen_in("none", account(number), "2026-11-01T00");
+        rows.advance(account(number).bucket(), &[advance], now()).await.unwrap();
+    }
+    assert_eq!(limits().await, [(3, 5, false), (0, 5, false)]);
 }

@@ -25,10 +25,10 @@ use stage::Stage;
 async fn every_statement_prepares_as_the_role_that_runs_it_and_may_run() {
     let stage = Stage::set().await;
     let mut connection = stage.pool.acquire().await.unwrap();
-    let receipts = aggregator::receipts::statements();
+    let (receipts, directory) = (aggregator::receipts::statements(), aggregator::directory::statements());
     let rooms = [
         aggregator::usage_rows::STATEMENTS,
-        aggregator::directory::STATEMENTS,
+        &directory,
         aggregator::fact_rows::STATEMENTS,
         aggregator::meters::STATEMENTS,
         &receipts,

@@ -18,7 +18,7 @@ const LOGINS: [&str; 5] =
 
 /// The tables a tenant reads, each with one row of `anna` and one of `berta` on the stage.
 const TENANT_TABLES: [&str; 7] =
-    ["customers", "account_ownership", "usage_rows", "usage_metrics", "closes", "closed_totals", "evidence_records"];
+    ["customers", "account_ownership", "usage_rows", "usage_metrics", "closes", "closed_totals", "evidence_records", "organization_ownership"];
 
 /// A migrated database with two customers and the tenant key.
 async fn stage() -> TestDatabase {
@@ -33,6 +33,8 @@ async fn stage() -> TestDatabase {
         insert into accounts (account_id, first_seen_at) values ('000000000001', now()), ('000000000002', now());
         insert into account_ownership values
             ('000000000001', 'anna', '[2026-01-01,)'), ('000000000002', 'berta', '[2026-01-01,)');
+        insert into organization_ownership values
+            ('o-aaaaaaaaaa', 'anna', '[2026-01-01,)'), ('o-bbbbbbbbbb', 'berta', '[2026-01-01,)');
         insert into usage_rows values
             ('000000000001', 'cloudtrail_events', 'r', 'c', '2026-10-01', 'p', 1, 1, 'anna'),
             ('000000000002', 'cloudtrail_events', 'r', 'c', '2026-10-01', 'p', 1, 1, 'berta'),
@@ -341,6 +343,17 @@ async fn what_cannot_be_is_refused_by_a_named_constraint() {
             "insert into usage_rows values ('000000000001', 'm', 'r', 'c', '{window}', 'q', {total}, {version}, null)"
         )
     };
+    let fact = |total: &str, parts: &str| {
+        format!(
+            "insert into usage_rows values ('000000000001', 'm', 'r', 'c', '2026-10-01', 'q', {total}, 1, null, {parts})"
+        )
+    };
+    let meter = |name: &str, aggregation: &str, gap: &str| {
+        format!("insert into sample_meters values ('{name}', '{aggregation}', {gap}, '', now())")
+    };
+    let organization = |id: &str, valid: &str| {
+        format!("insert into organization_ownership values ('{id}', 'berta', '{valid}')")
+    };
     let close = |values: &str| {
         format!(
             "insert into closes (customer_id, period_start, period_end, cut, source_class, overridden_by,
@@ -366,7 +379,18 @@ async fn what_cannot_be_is_refused_by_a_named_constraint() {
         (owned("[-infinity,2025-03-01)"), "account_ownership_is_half_open_on_whole_hours"),
         (owned("empty"), "account_ownership_is_half_open_on_whole_hours"),
         (usage("2026-10-01 00:00:01", 1, 1), "usage_rows_window_starts_on_the_hour"),
-        (usage("2026-10-01", -1, 1), "usage_rows_total_is_not_negative"),
+        (usage("2026-10-01", -1, 1), "usage_rows_counts_are_not_negative"),
+        (fact("'NaN'", "1"), "usage_rows_total_is_finite"),
+        (fact("'Infinity'", "1"), "usage_rows_total_is_finite"),
+        (fact("1e-19", "1"), "usage_rows_total_is_exact"),
+        (fact("-1", "0"), "usage_rows_parts_are_positive"),
+        (meter("Queue", "sum", "null"), "sample_meters_name_has_its_form"),
+        (meter("queue", "average", "null"), "sample_meters_aggregation_is_known"),
+        (meter("queue", "time_weighted", "null"), "sample_meters_gap_is_for_levels_over_time"),
+        (meter("queue", "max", "60"), "sample_meters_gap_is_for_levels_over_time"),
+        (organization("o-aaaaaaaaaa", "[2026-02-01,)"), "organization_ownership_has_one_owner_at_a_time"),
+        (organization("o-cccccccccc", "[2026-02-01 00:30,)"), "organization_ownership_is_half_open_on_whole_hours"),
+        (organization("none", "[2026-02-01,)"), "organization_ownership_id_has_its_form"),
         (usage("2026-10-01", 1, 0), "usage_rows_version_is_positive"),
         ("insert into rollup_cursors values ('p', -1, now())".into(), "rollup_cursors_version_is_not_negative"),
         (
