@@ -17,8 +17,16 @@ const LOGINS: [&str; 5] =
     ["securebase_app", "securebase_aggregator", "securebase_billing", "securebase_operator", "securebase_analytics"];
 
 /// The tables a tenant reads, each with one row of `anna` and one of `berta` on the stage.
-const TENANT_TABLES: [&str; 7] =
-    ["customers", "account_ownership", "usage_rows", "usage_metrics", "closes", "closed_totals", "evidence_records", "organization_ownership"];
+const TENANT_TABLES: [&str; 8] = [
+    "customers",
+    "account_ownership",
+    "usage_rows",
+    "usage_metrics",
+    "closes",
+    "closed_totals",
+    "evidence_records",
+    "organization_ownership",
+];
 
 /// A migrated database with two customers and the tenant key.
 async fn stage() -> TestDatabase {
@@ -351,9 +359,8 @@ async fn what_cannot_be_is_refused_by_a_named_constraint() {
     let meter = |name: &str, aggregation: &str, gap: &str| {
         format!("insert into sample_meters values ('{name}', '{aggregation}', {gap}, '', now())")
     };
-    let organization = |id: &str, valid: &str| {
-        format!("insert into organization_ownership values ('{id}', 'berta', '{valid}')")
-    };
+    let organization =
+        |id: &str, valid: &str| format!("insert into organization_ownership values ('{id}', 'berta', '{valid}')");
     let close = |values: &str| {
         format!(
             "insert into closes (customer_id, period_start, period_end, cut, source_class, overridden_by,
