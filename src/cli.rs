@@ -83,6 +83,9 @@ pub(crate) enum Command {
     /// Which AWS account belongs to whom, since when
     #[command(subcommand)]
     Accounts(Accounts),
+    /// What is counted and measured, and what is missing
+    #[command(subcommand)]
+    Meters(Meters),
     /// Draft, issue and show invoices
     #[command(subcommand)]
     Invoice(Invoice),
@@ -212,9 +215,44 @@ pub(crate) struct CustomerAdd {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Accounts {
     /// Every account with usage or an owner
-    List,
+    List {
+        /// Only those with usage of no customer, or never anybody's
+        #[arg(long)]
+        unknown: bool,
+    },
     /// Make a customer the owner of an account from an hour on; usage already counted follows
     Register(AccountRegister),
+    /// Every organization that was registered or that accounts were seen in
+    Organizations,
+    /// Make a customer the owner of an organization from an hour on; its accounts follow, with their usage
+    RegisterOrganization(OrganizationRegister),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OrganizationRegister {
+    /// Such as o-exampleorgid
+    #[arg(value_name = "ORGANIZATION")]
+    pub(crate) organization: String,
+    /// The owner
+    #[arg(long, value_name = "ID")]
+    pub(crate) customer: String,
+    /// First hour of ownership, RFC 3339
+    #[arg(long, value_name = "TIME")]
+    pub(crate) from: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Meters {
+    /// Every meter: how its values add up, in which unit
+    List,
+    /// Define sample meters from a TOML file; saying the same again changes nothing
+    Define {
+        /// The file: one `[[meter]]` with name, aggregation, description and gap_seconds_max each
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Stretches between samples that lie too far apart, and resources that are sampled no more
+    Missing,
 }
 
 #[derive(Debug, Args)]

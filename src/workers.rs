@@ -1,19 +1,24 @@
 //! The rooms between the stream and the API, running in this process: the aggregator, the roll-up and its sweep.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aggregator::acknowledgement::AcknowledgementError;
 use aggregator::aggregator::{Aggregator, Counters};
 use aggregator::commit::Gain;
+use aggregator::commit_log::ReadError;
 use aggregator::consumer::{Checkpoint, ConsumerOptions, consume};
+use aggregator::directory::AccountDirectory;
 use aggregator::dynamodb_log::DynamoDbLog;
 use aggregator::fact_rows::FactError;
 use aggregator::partition::Partition;
-use aggregator::rollup::{RollUp, RollUpError};
+use aggregator::rollup::{Refused, RollUp, RollUpError};
+use aggregator::sweep::{Sweep, SweepError};
 use aggregator::usage_rows::{AdvanceError, DatabaseError, UsageRows};
+use aggregator::worker_record::WorkerRecord;
 use futures::FutureExt;
 use ingest::backoff::Backoff;
 use tokio::sync::{mpsc, watch};
@@ -26,7 +31,7 @@ use crate::stores::{Role, Stores};
 const CACHE_BYTES_MAX: usize = 256 << 20;
 /// Batches of gains that may wait for the roll-up; then the aggregator waits.
 const GAINS_WAITING_MAX: usize = 64;
-/// How often the sweep looks again at what was counted since, whatever became of its trigger.
+/// How often the sweep looks at what was counted since the last one, and lets go on what goes on.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Failed tries before a person at a terminal is told why nothing moves.
 const TRIES_BEFORE_SAID: u32 = 3;
@@ -50,10 +55,13 @@ impl Workers {
         flush_interval: Duration,
         checkpoints: Option<mpsc::UnboundedSender<Checkpoint>>,
     ) -> anyhow::Result<Self> {
-        let rows = UsageRows::new(stores.database.pool(Role::Aggregator)?);
-        let mut worker = RollUpWorker { roll_up: RollUp::new(stores.commit_log(), rows), refused: BTreeSet::new() };
-        worker.sweep(stores.acknowledgements().partitions().await?).await?;
-        worker.go_on().await?;
+        let pool = stores.database.pool(Role::Aggregator)?;
+        let roll_up = RollUp::new(stores.commit_log(), UsageRows::new(pool.clone()));
+        let sweep = Sweep::new(roll_up, stores.acknowledgements(), AccountDirectory::new(pool.clone()));
+        let counters = Arc::new(Counters::default());
+        let record = WorkerRecord::new(pool, edge::run_id().to_string(), edge::now());
+        let mut worker = RollUpWorker { sweep, refused: BTreeSet::new(), counters: counters.clone(), record };
+        worker.sweep().await?;
 
         let (failed, failure) = watch::channel(None);
         let (gains, gained) = mpsc::channel(GAINS_WAITING_MAX);
@@ -65,7 +73,6 @@ impl Workers {
             checkpoints,
         };
         let cache_bytes = CACHE_BYTES_MAX / shards.max(1);
-        let counters = Arc::new(Counters::default());
         let shard_stores = stores.clone();
         let aggregator = move || {
             let stores = &shard_stores;
@@ -119,14 +126,16 @@ fn supervise<E: std::fmt::Display>(
 }
 
 struct RollUpWorker {
-    roll_up: RollUp<DynamoDbLog>,
+    sweep: Sweep<DynamoDbLog>,
     /// Partitions that a person at a terminal was told about.
     refused: BTreeSet<Partition>,
+    /// What the aggregators of this process have met.
+    counters: Arc<Counters>,
+    record: WorkerRecord,
 }
 
 impl RollUpWorker {
-    async fn run(mut self, mut gained: mpsc::Receiver<Vec<Gain>>) -> Result<(), RollUpError> {
-        let mut recent = BTreeMap::<Partition, u64>::new();
+    async fn run(mut self, mut gained: mpsc::Receiver<Vec<Gain>>) -> Result<(), SweepError> {
         let mut sweep = tokio::time::interval(SWEEP_EVERY);
         loop {
             tokio::select! {
@@ -136,54 +145,44 @@ impl RollUpWorker {
                     while let Ok(more) = gained.try_recv() {
                         gains.extend(more);
                     }
-                    for gain in &gains {
-                        recent.insert(gain.partition.clone(), gain.to_version);
-                    }
                     self.apply(gains).await?;
                 }
-                _ = sweep.tick() => {
-                    self.sweep(std::mem::take(&mut recent)).await?;
-                    self.go_on().await?;
-                }
+                _ = sweep.tick() => self.sweep().await?,
             }
         }
     }
 
-    /// Brings partitions to at least these versions, reading the logs of those that are not there yet.
-    async fn sweep(&mut self, acknowledged: BTreeMap<Partition, u64>) -> Result<(), RollUpError> {
-        let gains = acknowledged.into_iter().map(|(partition, version)| Gain {
-            partition,
-            from_version: version,
-            to_version: version,
-            totals: None,
-        });
-        self.apply(gains.collect()).await
+    /// Everything that has to be done whatever became of its trigger.
+    async fn sweep(&mut self) -> Result<(), SweepError> {
+        let swept = until_done(|| self.sweep.run(edge::now())).await?;
+        self.say(swept.refused);
+        until_done(|| self.record.write(self.counters.snapshot(), edge::now())).await
     }
 
-    async fn apply(&mut self, gains: Vec<Gain>) -> Result<(), RollUpError> {
-        let refused = until_done(|| self.roll_up.apply(gains.clone(), edge::now())).await?;
+    async fn apply(&mut self, gains: Vec<Gain>) -> Result<(), SweepError> {
+        let refused = until_done(|| self.sweep.roll_up().apply(gains.clone(), edge::now())).await?;
+        self.say(refused);
+        Ok(())
+    }
+
+    fn say(&mut self, refused: Vec<Refused>) {
         for one in refused {
             if self.refused.insert(one.partition.clone()) {
                 crate::print::note(&format!("securebase: {one}"));
             }
         }
-        Ok(())
-    }
-
-    /// Counts what is live up to now.
-    async fn go_on(&self) -> Result<(), RollUpError> {
-        until_done(|| self.roll_up.go_on(edge::now())).await
     }
 }
 
 /// Tries until it is done, or can not be done by waiting.
-async fn until_done<T, F>(mut work: impl FnMut() -> F) -> Result<T, RollUpError>
+async fn until_done<T, E, F>(mut work: impl FnMut() -> F) -> Result<T, SweepError>
 where
-    F: Future<Output = Result<T, RollUpError>>,
+    E: Into<SweepError>,
+    F: Future<Output = Result<T, E>>,
 {
     let mut tries = 0;
     loop {
-        match work().await {
+        match work().await.map_err(Into::into) {
             Err(error) if is_passing(&error) => {
                 tries += 1;
                 if tries == TRIES_BEFORE_SAID {
@@ -196,12 +195,17 @@ where
     }
 }
 
-fn is_passing(error: &RollUpError) -> bool {
+fn is_passing(error: &SweepError) -> bool {
     let database = match error {
-        RollUpError::Read(aggregator::commit_log::ReadError::Store(error)) => return error.kind.is_passing(),
-        RollUpError::Database(error)
-        | RollUpError::Advance(AdvanceError::Database(error))
-        | RollUpError::Facts(FactError::Database(error)) => error,
+        SweepError::Store(error)
+        | SweepError::Acknowledgements(AcknowledgementError::Store(error))
+        | SweepError::RollUp(RollUpError::Read(ReadError::Store(error))) => return error.kind.is_passing(),
+        SweepError::Directory(error)
+        | SweepError::RollUp(
+            RollUpError::Database(error)
+            | RollUpError::Advance(AdvanceError::Database(error))
+            | RollUpError::Facts(FactError::Database(error)),
+        ) => error,
         _ => return false,
     };
     match database {

@@ -1,5 +1,9 @@
 //! Slices that are counted: the right side of the balance.
 
+mod unswept;
+
+pub use unswept::Unswept;
+
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
@@ -66,10 +70,12 @@ impl Acknowledgements {
         dynamodb::ensure_table(&self.client, &self.table, ("run", ScalarAttributeType::B), sort_key).await
     }
 
-    /// Writes one batch of acknowledgements; `batch` is a fresh random id, so that batches never overwrite each other.
+    /// Writes one batch of acknowledgements, and before it what a sweep will have to look at; `batch` is a fresh random id, so
+    /// that batches never overwrite each other.
     pub async fn put(&self, batch: CommitId, acknowledgements: &[Acknowledgement]) -> Result<u64, AwsError> {
+        let units = self.mark(batch, acknowledgements).await?;
         let items = items(batch, acknowledgements);
-        dynamodb::batch_put(&self.client, &self.table, items, self.random).await
+        Ok(units + dynamodb::batch_put(&self.client, &self.table, items, self.random).await?)
     }
 
     /// What is acknowledged of a run.
@@ -79,7 +85,7 @@ impl Acknowledgements {
         collect(run, &items)
     }
 
-    /// The partitions that acknowledgements name, each with the highest version: what a sweep must find rolled up.
+    /// The partitions that any acknowledgement names, each with the highest version. Reads all of them: to check, not to work.
     pub async fn partitions(&self) -> Result<BTreeMap<Partition, u64>, AcknowledgementError> {
         let mut through = BTreeMap::<Partition, u64>::new();
         let mut start = None;
@@ -94,6 +100,9 @@ impl Acknowledgements {
                 .await
                 .map_err(|error| AwsError::new("Scan", error))?;
             for item in page.items.unwrap_or_default() {
+                if unswept::is_marker(&item) {
+                    continue;
+                }
                 let run = dynamodb::bytes(&item, "run")?.try_into().map_err(|_| ItemError { attribute: "run" })?;
                 // A slice of which parts are missing is not acknowledged, but what it names was written.
                 for part in read_item(RunId::from_bytes(run), &item)?.1 {
@@ -212,14 +221,13 @@ fn item(run: RunId, batch: CommitId, number: u32, parts: &[Part]) -> Item {
 
 fn slice_item(Part { said, parts }: &Part) -> AttributeValue {
     let number = |value: u64| AttributeValue::N(value.to_string());
-    let through = said.through.iter().map(|(partition, version)| (partition.to_string(), number(*version)));
     let mut members = Item::from([
         ("n".to_owned(), number(said.slice.number.into())),
         ("c".to_owned(), number(said.tally.counted)),
         ("d".to_owned(), number(said.tally.duplicates)),
         ("p".to_owned(), number(said.parked)),
         ("u".to_owned(), number(said.units)),
-        ("t".to_owned(), AttributeValue::M(through.collect())),
+        ("t".to_owned(), through_item(&said.through)),
     ]);
     if 1 < *parts {
         members.insert("of".to_owned(), number((*parts).into()));
@@ -246,14 +254,7 @@ fn read_slice(run: RunId, slice: &Item) -> Result<Part, ItemError> {
     let wrong = |attribute| ItemError { attribute };
     let small = |attribute| u32::try_from(dynamodb::number(slice, attribute)?).map_err(|_| wrong(attribute));
     let optional = |name| if slice.contains_key(name) { dynamodb::number(slice, name) } else { Ok(0) };
-    let through = slice.get("t").and_then(|value| value.as_m().ok()).ok_or(wrong("t"))?;
-    let through = through.iter().map(|(name, version)| {
-        let partition = Partition::parse(name).map_err(|_| wrong("t"))?;
-        let version = version.as_n().ok().and_then(|digits| digits.parse().ok()).ok_or(wrong("t"))?;
-        Ok((partition, version))
-    });
-    let mut through = through.collect::<Result<Vec<_>, ItemError>>()?;
-    through.sort_unstable();
+    let through = read_through(slice)?;
     let said = Acknowledgement {
         slice: SliceId { run, number: small("n")? },
         tally: Tally {
@@ -267,6 +268,25 @@ fn read_slice(run: RunId, slice: &Item) -> Result<Part, ItemError> {
     };
     let parts = if slice.contains_key("of") { small("of")? } else { 1 };
     Ok(Part { said, parts })
+}
+
+/// The partitions under `t`, sorted.
+fn read_through(item: &Item) -> Result<Vec<(Partition, u64)>, ItemError> {
+    let wrong = || ItemError { attribute: "t" };
+    let through = item.get("t").and_then(|value| value.as_m().ok()).ok_or_else(wrong)?;
+    let through = through.iter().map(|(name, version)| {
+        let partition = Partition::parse(name).map_err(|_| wrong())?;
+        let version = version.as_n().ok().and_then(|digits| digits.parse().ok()).ok_or_else(wrong)?;
+        Ok((partition, version))
+    });
+    let mut through = through.collect::<Result<Vec<_>, ItemError>>()?;
+    through.sort_unstable();
+    Ok(through)
+}
+
+fn through_item(through: &[(Partition, u64)]) -> AttributeValue {
+    let number = |version: &u64| AttributeValue::N(version.to_string());
+    AttributeValue::M(through.iter().map(|(partition, version)| (partition.to_string(), number(version))).collect())
 }
 
 fn collect(run: RunId, items: &[Item]) -> Result<RunAcknowledged, AcknowledgementError> {

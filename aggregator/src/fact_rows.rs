@@ -13,6 +13,7 @@
 mod change;
 mod exports;
 mod live;
+mod report;
 mod series;
 mod statements;
 mod stored;
@@ -29,6 +30,7 @@ use crate::partition::Partition;
 use crate::usage_rows::{AdvanceOutcome, DatabaseError};
 
 use change::Change;
+pub use report::{FactsReport, Missing};
 use series::SeriesKey;
 #[doc(hidden)]
 pub use statements::STATEMENTS;

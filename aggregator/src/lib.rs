@@ -28,4 +28,6 @@ pub mod partition;
 pub mod receipts;
 pub mod records;
 pub mod rollup;
+pub mod sweep;
 pub mod usage_rows;
+pub mod worker_record;

@@ -131,6 +131,12 @@ impl UsageRows {
         FactRows::new(self.pool.clone())
     }
 
+    /// How many log partitions are rolled up, as far as they are.
+    pub async fn partitions(&self) -> Result<u64, DatabaseError> {
+        let count: i64 = sqlx::query_scalar(COUNT_CURSORS).fetch_one(&self.pool).await?;
+        Ok(count.unsigned_abs())
+    }
+
     /// Where the cursors of these partitions stand; 0 for a partition never rolled up.
     pub async fn cursors(&self, partitions: &[String]) -> Result<HashMap<String, u64>, DatabaseError> {
         let stored: Vec<(String, i64)> =
@@ -324,6 +330,8 @@ fn check(batch: &[Advance]) -> Result<(), AdvanceError> {
 
 const READ_CURSORS: &str = "select partition, version from rollup_cursors where partition = any($1)";
 
+const COUNT_CURSORS: &str = "select count(*) from rollup_cursors";
+
 const ADD_CURSORS: &str = "
     insert into rollup_cursors (partition, version, updated_at)
     select partition, 0, $2 from unnest($1::text[]) as i (partition) order by partition
@@ -390,6 +398,7 @@ const MOVE_CURSORS: &str = "
 #[doc(hidden)]
 pub const STATEMENTS: &[&str] = &[
     READ_CURSORS,
+    COUNT_CURSORS,
     ADD_CURSORS,
     LOCK_CURSORS,
     ADD_ACCOUNTS,

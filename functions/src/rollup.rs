@@ -3,11 +3,11 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use aggregator::acknowledgement::{AcknowledgementError, Acknowledgements};
 use aggregator::commit::Gain;
 use aggregator::commit_log::CommitLog;
 use aggregator::partition::Partition;
-use aggregator::rollup::{RollUp, RollUpError};
+use aggregator::rollup::RollUpError;
+use aggregator::sweep::{Sweep, SweepError, Swept};
 use ingest::Timestamp;
 use lambda_runtime::Diagnostic;
 use serde::{Deserialize, Serialize};
@@ -52,10 +52,10 @@ pub enum RollupError {
     /// Retry. What was rolled up stays.
     #[error(transparent)]
     Deadline(#[from] DeadlineExceeded),
-    /// Retry if passing: a sweep could not read what is acknowledged.
+    /// Retry if passing: a sweep did not come to its end.
     #[error(transparent)]
-    Acknowledgements(#[from] AcknowledgementError),
-    /// Retry if passing: a sweep could not roll up.
+    Sweep(#[from] SweepError),
+    /// Retry if passing: entries could not be rolled up.
     #[error(transparent)]
     RollUp(#[from] RollUpError),
 }
@@ -65,7 +65,7 @@ impl From<RollupError> for Diagnostic {
         let kind = match &error {
             RollupError::NotRecognized(_) => "Delivery.NotRecognized",
             RollupError::Deadline(_) => "Deadline.Exceeded",
-            RollupError::Acknowledgements(_) | RollupError::RollUp(_) => "Store.Failed",
+            RollupError::Sweep(_) | RollupError::RollUp(_) => "Store.Failed",
         };
         diagnostic(kind, &error)
     }
@@ -84,18 +84,18 @@ pub enum RollupAnswer {
 /// What a sweep found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct SweepAnswer {
-    /// Partitions that acknowledgements name.
+    /// Partitions that were acknowledged since the last sweep, or left out by it.
     pub partitions: usize,
     /// Partitions left out because their log or rows cannot be trusted; the log names them.
     pub refused: usize,
 }
 
-/// Rolls up what a delivery names: entries of the commit log, or everything that is acknowledged.
+/// Rolls up what a delivery names: entries of the commit log, or what a sweep finds: everything that was acknowledged since the
+/// last one, what goes on without a word, and accounts that follow their organization.
 ///
 /// A partition that cannot be trusted is left out with an alarm and holds up nothing; it comes back with every sweep.
 pub async fn roll_up<L: CommitLog>(
-    roll_up: &RollUp<L>,
-    acknowledgements: &Acknowledgements,
+    sweep: &Sweep<L>,
     event: &str,
     now: Timestamp,
     deadline: Deadline,
@@ -103,7 +103,7 @@ pub async fn roll_up<L: CommitLog>(
     match decode(event)? {
         Delivery::Entries { first, partitions } => {
             let number = partitions.len();
-            let done = deadline.keep(roll_up.apply(wanted(partitions), now)).await?;
+            let done = deadline.keep(sweep.roll_up().apply(wanted(partitions), now)).await?;
             Ok(RollupAnswer::Batch(match done {
                 Ok(refused) => {
                     report(number, refused.len(), now);
@@ -116,14 +116,9 @@ pub async fn roll_up<L: CommitLog>(
             }))
         }
         Delivery::Schedule => {
-            let sweep = async {
-                let acknowledged = acknowledgements.partitions().await?;
-                let partitions = acknowledged.len();
-                let refused = roll_up.apply(wanted(acknowledged), now).await?.len();
-                report(partitions, refused, now);
-                Ok::<_, RollupError>(SweepAnswer { partitions, refused })
-            };
-            Ok(RollupAnswer::Sweep(deadline.keep(sweep).await??))
+            let Swept { partitions, refused, .. } = deadline.keep(sweep.run(now)).await??;
+            report(partitions, refused.len(), now);
+            Ok(RollupAnswer::Sweep(SweepAnswer { partitions, refused: refused.len() }))
         }
     }
 }

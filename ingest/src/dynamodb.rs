@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::{
-    AttributeDefinition, AttributeValue, BillingMode, ConsumedCapacity, KeySchemaElement, KeyType, PutRequest,
-    ReturnConsumedCapacity, ScalarAttributeType, WriteRequest,
+    AttributeDefinition, AttributeValue, BillingMode, ConsumedCapacity, DeleteRequest, KeySchemaElement, KeyType,
+    PutRequest, ReturnConsumedCapacity, ScalarAttributeType, WriteRequest,
 };
 
 use crate::aws::{AwsError, AwsErrorKind};
@@ -54,18 +54,35 @@ fn value_bytes(value: &AttributeValue) -> usize {
 
 /// Puts items of one table, 25 a call; returns the write units. Items the service left over are sent again.
 pub async fn batch_put(client: &Client, table: &str, items: Vec<Item>, random: fn() -> u64) -> Result<u64, AwsError> {
+    write(client, table, items.into_iter().map(put_request), random).await
+}
+
+/// Deletes items of one table by their keys, 25 a call; returns the write units. What is not there is passed over.
+pub async fn batch_delete(client: &Client, table: &str, keys: Vec<Item>, random: fn() -> u64) -> Result<u64, AwsError> {
+    let request = |key| {
+        let delete = DeleteRequest::builder().set_key(Some(key)).build().expect("the key is set");
+        WriteRequest::builder().delete_request(delete).build()
+    };
+    write(client, table, keys.into_iter().map(request), random).await
+}
+
+async fn write(
+    client: &Client,
+    table: &str,
+    mut requests: impl Iterator<Item = WriteRequest>,
+    random: fn() -> u64,
+) -> Result<u64, AwsError> {
     let mut units_written = 0;
-    let mut waiting = items.into_iter();
     loop {
-        let batch: Vec<_> = waiting.by_ref().take(BATCH_ITEMS_MAX).map(put_request).collect();
+        let batch: Vec<_> = requests.by_ref().take(BATCH_ITEMS_MAX).collect();
         if batch.is_empty() {
             return Ok(units_written);
         }
-        units_written += put_batch(client, table, batch, random).await?;
+        units_written += write_batch(client, table, batch, random).await?;
     }
 }
 
-async fn put_batch(
+async fn write_batch(
     client: &Client,
     table: &str,
     mut batch: Vec<WriteRequest>,

@@ -10,6 +10,7 @@ mod dead_letters;
 mod demo;
 mod invoice;
 mod keys;
+mod meters;
 mod rate_cards;
 mod replay;
 mod serve;
@@ -46,6 +47,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Usage(usage) => usage::run(global, usage).await,
         Command::Customers(customers) => customers::run(global, customers).await,
         Command::Accounts(accounts) => accounts::run(global, accounts).await,
+        Command::Meters(meters) => meters::run(global, meters).await,
         Command::Invoice(invoice) => invoice::run(global, invoice).await,
         Command::RateCards(cards) => rate_cards::run(global, cards).await,
         Command::Simulate(simulate) => simulate::run(global, simulate).await,
@@ -104,8 +106,8 @@ async fn failed(failures: Vec<watch::Receiver<Option<String>>>) -> String {
 
 /// Waits until usage rows hold everything that is acknowledged, so that nothing already counted is left out of an answer.
 async fn caught_up(stores: &Stores) -> anyhow::Result<()> {
-    let acknowledged = stores.acknowledgements().partitions().await?;
-    crate::replay::rolled_up(&UsageRows::new(stores.database.pool(Role::Aggregator)?), &acknowledged).await
+    let unswept = stores.acknowledgements().unswept().await?;
+    crate::replay::rolled_up(&UsageRows::new(stores.database.pool(Role::Aggregator)?), &unswept.partitions).await
 }
 
 fn instant(text: &str, option: &str) -> anyhow::Result<Timestamp> {

@@ -17,6 +17,9 @@ fn check(site: &Site, home: &str) {
         status,
         serde_json::json!({
             "partitions": 1, "partitions_behind": 0, "dead_letters_open": 0, "accounts": 1, "accounts_of_no_customer": 1,
+            "facts": 0, "exports_in_force": 0, "exports_incomplete": 0, "gaps": 0, "account_limits": [],
+            // The process that counts for this command is its own.
+            "last_24_hours": { "workers": 3, "conflicts": 0, "unknown_outcomes": 0, "parked_slices": 0 },
         })
     );
     let ran = site.run(["status", "--home", home]);

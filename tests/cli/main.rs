@@ -13,6 +13,7 @@ mod document;
 mod errors;
 mod events;
 mod homes;
+mod meters;
 mod prices;
 mod replay;
 mod serving;

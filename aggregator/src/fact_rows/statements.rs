@@ -222,6 +222,30 @@ pub(super) const ADD_GAPS: &str = "
         as i (account_id, meter, resource, from_at, until_at)
     order by 1, 2, 3, 4";
 
+pub(super) const COUNT_FACTS: &str = "
+    select
+        (select count(*) from usage_facts),
+        (select count(*) from usage_exports where in_force),
+        (select count(*) from usage_exports e where not e.in_force and not exists (
+            select from usage_exports later where later.export = e.export and later.in_force and e.generation < later.generation)),
+        (select count(*) from usage_gaps)";
+
+pub(super) const LIST_GAPS: &str = "
+    select account_id, meter, resource, from_at, until_at from usage_gaps order by account_id, meter, resource, from_at";
+
+pub(super) const LIST_QUIET: &str = "
+    with last_level as (
+        select distinct on (account_id, meter, resource) account_id, meter, resource, greatest(time, end_at) as from_at, value
+        from usage_facts
+        where in_force and kind = 'level' and meter = any($1)
+        order by account_id, meter, resource, time desc
+    )
+    select l.account_id, l.meter, l.resource, l.from_at, null::timestamptz
+    from last_level l
+    join unnest($1::text[], $2::bigint[]) as g (meter, seconds) using (meter)
+    where l.value <> 0 and l.from_at + make_interval(secs => g.seconds) < $3
+    order by l.account_id, l.meter, l.resource";
+
 /// Every statement of the module, for the test that prepares them against the schema.
 #[doc(hidden)]
 pub const STATEMENTS: &[&str] = &[
@@ -248,4 +272,7 @@ pub const STATEMENTS: &[&str] = &[
     GIVE_FORCE,
     REMOVE_GAPS,
     ADD_GAPS,
+    COUNT_FACTS,
+    LIST_GAPS,
+    LIST_QUIET,
 ];

@@ -36,7 +36,7 @@ async fn with_stream(shards: i32) -> (Kinesis, aws_sdk_kinesis::Client) {
 }
 
 /// The usage rows by meter, account and hour, partitions and dimensions together.
-async fn in_rows(stage: &Stage) -> Counts {
+pub(crate) async fn in_rows(stage: &Stage) -> Counts {
     let mut counts = Counts::new();
     for ((_, counter), (_, total)) in stage.rows().await {
         let mut parts = counter.split(' ');

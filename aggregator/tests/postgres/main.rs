@@ -14,6 +14,7 @@ mod reading;
 mod receipts;
 mod records;
 mod stage;
+mod sweeping;
 mod tables;
 mod usage_rows;
 
@@ -31,6 +32,7 @@ async fn every_statement_prepares_as_the_role_that_runs_it_and_may_run() {
         &directory,
         aggregator::fact_rows::STATEMENTS,
         aggregator::meters::STATEMENTS,
+        aggregator::worker_record::STATEMENTS,
         &receipts,
     ];
     for statement in rooms.into_iter().flatten() {

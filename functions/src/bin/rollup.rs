@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use aggregator::deployment::bind;
+use aggregator::directory::AccountDirectory;
 use aggregator::rollup::RollUp;
+use aggregator::sweep::Sweep;
 use aggregator::usage_rows::UsageRows;
 use functions::clients::Tables;
 use functions::rollup::{RollupSettings, roll_up};
@@ -23,13 +25,14 @@ fn main() -> ExitCode {
             // Cursors of other logs would pass over usage.
             let deployment = log.deployment(edge::deployment_id()).await.map_err(StartError::store)?;
             bind(&pool, deployment, edge::now()).await.map_err(StartError::store)?;
-            Ok((RollUp::new(log, UsageRows::new(pool)), tables.acknowledgements()))
+            let roll_up = RollUp::new(log, UsageRows::new(pool.clone()));
+            Ok(Sweep::new(roll_up, tables.acknowledgements(), AccountDirectory::new(pool)))
         },
-        async |(log, acknowledgements)| {
+        async |sweep| {
             let answer = async |event: LambdaEvent<Box<RawValue>>| {
                 let now = edge::now();
                 let deadline = Deadline::new(event.context.deadline, now);
-                Box::pin(roll_up(&log, &acknowledgements, event.payload.get(), now, deadline)).await
+                Box::pin(roll_up(&sweep, event.payload.get(), now, deadline)).await
             };
             lambda_runtime::run(service_fn(answer)).await
         },
