@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use chrono::Utc;
@@ -46,6 +46,9 @@ pub(crate) async fn edge(State(state): State<ApiState>, mut request: Request, ne
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let address = address_of(request.extensions());
+    // The pattern and not the path: there are few patterns, and no ids in them.
+    let route =
+        request.extensions().get::<MatchedPath>().map_or_else(|| "none".to_owned(), |route| route.as_str().to_owned());
     let caller = CallerSlot::default();
     request.extensions_mut().insert(caller.clone());
     let started_at = Instant::now();
@@ -102,15 +105,30 @@ pub(crate) async fn edge(State(state): State<ApiState>, mut request: Request, ne
         headers.insert(RATELIMIT, HeaderValue::from_str(&state).expect("digits and quotes are visible"));
     }
     headers.insert(X_REQUEST_ID, HeaderValue::from_str(&request_id).expect("a UUID is visible ASCII"));
+    let elapsed = started_at.elapsed();
+    let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+    state.telemetry.answered(&route, known_method(&method), response.status().as_u16(), micros);
     tracing::info!(
         %request_id,
         %method,
         ?path,
         status = response.status().as_u16(),
-        elapsed_ms = u64::try_from(started_at.elapsed().as_millis()).unwrap_or(u64::MAX),
+        elapsed_ms = micros / 1_000,
         "answered"
     );
     response
+}
+
+/// A method as a label: callers can make up others without end.
+fn known_method(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
 }
 
 /// Writes the problem of a failed route; an error that some other layer made without one gets one.

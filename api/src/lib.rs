@@ -16,12 +16,14 @@ pub mod audit;
 pub mod auth;
 mod body;
 mod caller;
+mod completeness;
 mod connections;
 mod customer;
 mod docs_page;
 mod edge;
 mod etag;
 mod idempotency;
+mod invoice_documents;
 mod invoices;
 mod isolation;
 mod key;
@@ -36,6 +38,7 @@ mod sessions;
 mod state;
 #[cfg(test)]
 mod statements;
+mod telemetry;
 mod tenant;
 mod usage;
 mod usage_stream;
@@ -55,6 +58,7 @@ pub use rate::REQUESTS_PER_MINUTE;
 pub use readiness::NotReady;
 pub use server::{SHUTDOWN_MS_MAX, router, serve};
 pub use state::{ApiParts, ApiState, pool};
+pub use telemetry::Telemetry;
 pub use tenant::{DATABASE_WAIT_MS_MAX, TenantError, TenantMac, TenantTransaction};
 pub use usage::{
     BadGrouping, GroupKey, Grouping, RangeError, UsageAnswer, UsageCursor, UsageError, UsageQuery, UsageRow,

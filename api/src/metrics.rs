@@ -11,6 +11,7 @@ use sqlx::{PgConnection, Row};
 use utoipa::ToSchema;
 
 use crate::caller::{ReadUsage, Tenant};
+use crate::completeness;
 use crate::edge::now;
 use crate::parameters::Parameters;
 use crate::problem::Problem;
@@ -109,6 +110,7 @@ async fn read(
 ) -> Result<Vec<MonthMetrics>, Problem> {
     let mut transaction = TenantTransaction::begin(&state.pool, &state.mac_key, &tenant.customer).await?;
     let rows = rows(&mut transaction, first, last).await.map_err(TenantError::from)?;
+    let complete_through = completeness::of_all(&mut transaction).await.map_err(TenantError::from)?;
     transaction.end().await?;
     let mut months = Vec::new();
     let mut month = last;
@@ -118,7 +120,7 @@ async fn read(
             month: month.format("%Y-%m").to_string(),
             metrics: row.map(|row| row.2.clone()),
             updated_at: row.map(|row| Timestamp::from(row.1).to_string()),
-            complete_through: None,
+            complete_through: complete_through.clone(),
         });
         month = month.checked_sub_months(Months::new(1)).expect("months of this range");
     }

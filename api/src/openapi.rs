@@ -28,6 +28,8 @@ use utoipa::OpenApi;
         crate::metrics::history,
         crate::server::list_invoices,
         crate::server::read_invoice,
+        crate::invoice_documents::download,
+        crate::invoice_documents::evidence,
         crate::customer::find,
         crate::customer::accounts,
         crate::api_keys::wire::list,

@@ -4,8 +4,9 @@ use std::future::Future;
 use std::io;
 use std::time::Duration;
 
-use axum::extract::{Path, State};
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router, middleware};
 use billing::InvoiceDocument;
@@ -16,7 +17,7 @@ use tower::util::option_layer;
 use tower_http::compression::CompressionLayer;
 use tower_http::cors::CorsLayer;
 
-use crate::caller::{ReadInvoices, ReadUsage, Tenant};
+use crate::caller::{ReadInvoices, ReadUsage, Tenant, address_of};
 use crate::connections::{GuardedListener, Patience, Peer};
 use crate::edge::{edge, now};
 use crate::etag::etag;
@@ -24,10 +25,11 @@ use crate::isolation::{Foreign, report_foreign};
 use crate::parameters::Parameters;
 use crate::problem::Problem;
 use crate::state::ApiState;
-use crate::tenant::TenantTransaction;
+use crate::tenant::{TenantError, TenantTransaction};
 use crate::usage::UsageAnswer;
 use crate::{
-    admin, api_keys, audit, customer, docs_page, invoices, metrics, openapi, readiness, sessions, usage, usage_stream,
+    admin, api_keys, audit, completeness, customer, docs_page, invoice_documents, invoices, metrics, openapi,
+    readiness, sessions, usage, usage_stream,
 };
 
 /// After the signal to stop: how long running requests may take to end.
@@ -50,6 +52,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/v1/api-keys", get(api_keys::wire::list).post(api_keys::wire::create))
         .route("/v1/api-keys/{key}", delete(api_keys::wire::revoke))
         .route("/v1/api-keys/{key}/rotate", post(api_keys::wire::rotate))
+        .route("/metrics", get(prometheus))
         .route("/v1/accounts", get(customer::accounts))
         .route("/v1/audit-events", get(audit::wire::list))
         .route("/v1/customers/{customer}", get(customer::find))
@@ -59,6 +62,8 @@ pub fn router(state: ApiState) -> Router {
         .route("/v1/usage", get(read_usage))
         .route("/v1/invoices", get(list_invoices))
         .route("/v1/invoices/{invoice}", get(read_invoice))
+        .route("/v1/invoices/{invoice}/download", get(invoice_documents::download))
+        .route("/v1/invoices/{invoice}/evidence", get(invoice_documents::evidence))
         .fallback(async || Problem::of_status(StatusCode::NOT_FOUND))
         .method_not_allowed_fallback(async || Problem::of_status(StatusCode::METHOD_NOT_ALLOWED))
         .layer(middleware::from_fn(etag))
@@ -116,6 +121,15 @@ pub async fn serve(listener: TcpListener, state: ApiState, shutdown: impl Future
     outcome
 }
 
+/// What the server measures, as Prometheus reads it; for this machine alone.
+async fn prometheus(State(state): State<ApiState>, request: Request) -> Result<Response, Problem> {
+    if !address_of(request.extensions()).is_some_and(|address| address.to_canonical().is_loopback()) {
+        return Err(Problem::of_status(StatusCode::NOT_FOUND));
+    }
+    let text = state.telemetry.prometheus(state.authenticator.cache_counts());
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
+}
+
 /// Whether the process lives.
 #[utoipa::path(get, path = "/v1/health", tag = "server", security(()), responses((status = 200, description = "It does", body = Object)))]
 pub(crate) async fn health() -> Json<Value> {
@@ -151,7 +165,9 @@ pub(crate) async fn read_usage(
 ) -> Result<Json<UsageAnswer>, Problem> {
     let query = usage::wire::read(&parameters, now())?;
     let mut transaction = TenantTransaction::begin(&state.pool, &state.mac_key, &tenant.customer).await?;
-    let answer = usage::usage(&mut transaction, &query, &usage::UsageScope::Tenant).await?;
+    let mut answer = usage::usage(&mut transaction, &query, &usage::UsageScope::Tenant).await?;
+    answer.complete_through =
+        completeness::of_meter(&mut transaction, query.meter()).await.map_err(TenantError::from)?;
     transaction.end().await?;
     Ok(Json(answer))
 }

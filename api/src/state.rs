@@ -11,6 +11,7 @@ use crate::auth::{Authenticator, HashingPool, Sessions, SigningKeys, Verified};
 use crate::caller::Identity;
 use crate::edge::{REQUEST_MS_MAX, now};
 use crate::rate::CustomerRates;
+use crate::telemetry::Telemetry;
 use crate::tenant::{DATABASE_WAIT_MS_MAX, TenantMac};
 use crate::watchers::Watchers;
 
@@ -49,6 +50,7 @@ pub struct ApiState {
     pub(crate) identity: Identity,
     pub(crate) watchers: Watchers,
     pub(crate) rates: CustomerRates,
+    pub(crate) telemetry: Telemetry,
     pub(crate) cors_origins: Vec<HeaderValue>,
 }
 
@@ -83,6 +85,7 @@ impl ApiState {
             identity,
             watchers,
             rates: CustomerRates::new(),
+            telemetry: Telemetry::default(),
             cors_origins,
         }
     }
@@ -90,6 +93,11 @@ impl ApiState {
     /// Checks keys and sessions; for an authorizer, and to replace signing keys.
     pub fn authenticator(&self) -> &Authenticator {
         &self.authenticator
+    }
+
+    /// What the server measures.
+    pub fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
     }
 
     /// Writes calls to the audit trail; a host that freezes between answers flushes it before each.

@@ -42,6 +42,9 @@ async fn every_statement_prepares_as_the_role_that_runs_it() {
         customer::ACCOUNTS,
         customer::FIND,
         crate::metrics::READ,
+        crate::completeness::OF_ALL,
+        crate::completeness::OF_METER,
+        crate::invoice_documents::EVIDENCE,
         crate::auth::stored_key::LOOK_UP,
     ];
     for sql in of_app.iter().chain(&of_both) {

@@ -217,6 +217,11 @@ impl UsageQuery {
         Ok(Self { meter, from, to, grouping, rows_max: None, after: None })
     }
 
+    /// The meter that is asked about.
+    pub(crate) fn meter(&self) -> Meter {
+        self.meter
+    }
+
     /// The same question, answered with at most so many rows, after the place where an earlier answer ended.
     pub(crate) fn page(self, rows_max: u32, after: Option<UsageCursor>) -> Self {
         Self { rows_max: Some(rows_max), after, ..self }
@@ -254,8 +259,8 @@ pub enum UsageScope {
 /// The rows that answer a [`UsageQuery`], sorted by its grouping.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct UsageAnswer {
-    /// Up to here nothing more is expected. Null while no source in scope is proven or reconciled, which is always so
-    /// until sources can be.
+    /// Up to here nothing more is expected. Null while the meter's source is neither proven nor reconciled, and for
+    /// operators, who ask about many customers.
     pub complete_through: Option<String>,
     /// One row for each group that has usage; exactly one when nothing is grouped.
     #[schema(value_type = Vec<Object>)]

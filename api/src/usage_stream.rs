@@ -55,7 +55,7 @@ impl LiveTotals {
             month: seen.month.clone(),
             metrics: seen.metrics.clone(),
             checked_at: seen.checked_at.to_string(),
-            complete_through: None,
+            complete_through: seen.complete_through.clone(),
         }
     }
 }

@@ -11,6 +11,7 @@ use serde_json::Value;
 use sqlx::PgPool;
 use tokio::sync::watch;
 
+use crate::completeness;
 use crate::edge::now;
 use crate::metrics;
 use crate::tenant::{TenantError, TenantMac, TenantTransaction};
@@ -30,6 +31,8 @@ pub(crate) struct Seen {
     pub(crate) month: String,
     /// The totals as decimal strings; null when nothing was counted.
     pub(crate) metrics: Value,
+    /// Up to when nothing more is expected.
+    pub(crate) complete_through: Option<String>,
     /// When the database was last asked: what is shown was true then.
     pub(crate) checked_at: Timestamp,
 }
@@ -92,11 +95,12 @@ impl Watchers {
         let month = DateTime::<Utc>::from(checked_at).date_naive().with_day(1).expect("every month has a first day");
         let mut transaction = TenantTransaction::begin(&self.pool, &self.mac_key, customer).await?;
         let rows = metrics::rows(&mut transaction, month, month).await?;
+        let complete_through = completeness::of_all(&mut transaction).await?;
         transaction.end().await?;
         let (version, metrics) = rows
             .into_iter()
             .next()
             .map_or((0, Value::Null), |(_, updated_at, totals)| (Timestamp::from(updated_at).micros(), totals));
-        Ok(Seen { version, month: month.format("%Y-%m").to_string(), metrics, checked_at })
+        Ok(Seen { version, month: month.format("%Y-%m").to_string(), metrics, complete_through, checked_at })
     }
 }

@@ -5,13 +5,16 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use api::http::HeaderValue;
-use api::{ApiParts, ApiState, Identity, TenantMac};
+use api::{ApiParts, ApiState, Identity, Telemetry, TenantMac};
 use tokio::net::TcpListener;
 
-use crate::cli::{self, Global};
+use crate::cli::{self, Global, StoresChoice};
 use crate::platform::{Platform, Work};
-use crate::print;
 use crate::stores::Role;
+use crate::{edge, print};
+
+/// Between two lines of measurements.
+const MEASURED_SECONDS: u64 = 60;
 
 pub(super) async fn run(global: &Global, arguments: cli::Serve) -> anyhow::Result<ExitCode> {
     let listener = listen(arguments.listen).await?;
@@ -32,6 +35,7 @@ pub(super) async fn serve(global: &Global, mut platform: Platform, listener: Tcp
     platform.publish_api(&url)?;
     let state = state(&platform, listener.local_addr()?).await?;
     let authenticator = state.authenticator().clone();
+    let telemetry = state.telemetry().clone();
     let refreshing = tokio::spawn(platform.keys().session.clone().keep_fresh(authenticator.sessions().clone()));
     let place = std::env::var("SECUREBASE_AUDIT_ARCHIVE").ok().or_else(|| super::audit::default_place(global));
     let stores = platform.stores.clone();
@@ -48,6 +52,7 @@ pub(super) async fn serve(global: &Global, mut platform: Platform, listener: Tcp
     } else {
         print::line(&format!("The API listens on {url} until Ctrl-C."));
     }
+    let measuring = tokio::spawn(measure(global.stores, telemetry));
     let failures = platform.failures();
     let (failed, reason) = tokio::sync::oneshot::channel();
     let shutdown = async move {
@@ -61,6 +66,7 @@ pub(super) async fn serve(global: &Global, mut platform: Platform, listener: Tcp
     let served = api::serve(listener, state, shutdown).await;
     refreshing.abort();
     archiving.abort();
+    measuring.abort();
     let counts = authenticator.cache_counts();
     if let Some(per_mille) = counts.hits_per_mille() {
         tracing::info!(
@@ -78,6 +84,16 @@ pub(super) async fn serve(global: &Global, mut platform: Platform, listener: Tcp
     match reason.await {
         Ok(reason) => Err(anyhow::anyhow!(reason)),
         Err(_) => Ok(()),
+    }
+}
+
+/// In AWS, says now and then what was measured, in the format that CloudWatch reads from logs. Elsewhere `/metrics` does.
+async fn measure(stores: StoresChoice, telemetry: Telemetry) {
+    while stores == StoresChoice::Aws {
+        tokio::time::sleep(std::time::Duration::from_secs(MEASURED_SECONDS)).await;
+        for line in telemetry.embedded_metrics(edge::now()) {
+            print::line(&line);
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use ingest::Timestamp;
 use serde_json::Value;
 use sqlx::PgPool;
 
-use crate::client::{encoded, get};
+use crate::client::{encoded, get, get_with};
 use crate::stage::{Stage, one_row};
 
 /// Issues two customers their invoices of the month; returns them in that order.
@@ -65,6 +65,34 @@ async fn an_invoice_of_another_customer_is_not_there() {
         }
         let path = format!("/v1/invoices?cursor={}", invoice.number.as_ref().unwrap());
         assert_eq!(get(stage.address, &path, &stage.key(customer)).await.body, r#"{"invoices":[]}"#);
+    }
+}
+
+#[tokio::test]
+async fn an_invoice_is_a_file_in_the_form_that_is_accepted() {
+    let stage = Stage::new().await;
+    let [acme, _] = issue(&stage, &["2026-10"]).await.try_into().unwrap();
+    let number = acme.number.as_ref().unwrap();
+    let path = format!("/v1/invoices/{number}/download");
+    let key = format!("Authorization: Bearer {}", stage.key("acme"));
+    for (accept, kind, holds) in [
+        ("application/json", "application/json", "\"number\""),
+        ("text/html", "text/html", "<html"),
+        ("text/csv", "text/csv", number.as_str()),
+    ] {
+        let file = get_with(stage.address, &path, &[&key, &format!("Accept: {accept}")]).await;
+        assert_eq!((file.status, file.header("content-type")), (200, Some(kind)), "{file:?}");
+        assert!(
+            file.header("content-disposition").unwrap().contains(number.as_str()) && file.body.contains(holds),
+            "{file:?}"
+        );
+    }
+    get_with(stage.address, &path, &[&key, "Accept: application/pdf"]).await.problem(404, "not-found");
+    get_with(stage.address, &path, &[&key, "Accept: image/png"]).await.problem(406, "not-acceptable");
+    get(stage.address, &path, &stage.key("globex")).await.problem(404, "not-found");
+    let evidence = format!("/v1/invoices/{number}/evidence");
+    for customer in ["acme", "globex"] {
+        get(stage.address, &evidence, &stage.key(customer)).await.problem(404, "not-found");
     }
 }
 

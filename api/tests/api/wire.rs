@@ -146,6 +146,24 @@ async fn a_customer_has_so_many_requests_a_minute_and_is_told_what_is_left() {
     assert_eq!(get(stage.address, METRICS, &stage.key("globex")).await.status, 200, "others are not concerned");
 }
 
+#[tokio::test]
+async fn the_server_says_what_it_measures_without_naming_anyone() {
+    let stage = Stage::new().await;
+    get(stage.address, METRICS, &stage.key("acme")).await;
+    get(stage.address, "/v1/customers/globex", &stage.key("acme")).await.problem(404, "not-found");
+    let shown = get_with(stage.address, "/metrics", &[]).await;
+    assert_eq!((shown.status, shown.header("content-type")), (200, Some("text/plain; version=0.0.4")));
+    for line in [
+        "securebase_api_requests_total{route=\"/v1/metrics\",method=\"GET\",status=\"200\"} 1",
+        "securebase_api_requests_total{route=\"/v1/customers/{customer}\",method=\"GET\",status=\"404\"} 1",
+        "securebase_api_secrets_total{known_by=\"bcrypt\"} 1",
+        "securebase_api_secrets_total{known_by=\"memory\"} 1",
+    ] {
+        assert!(shown.body.lines().any(|text| text == line), "{line}: {}", shown.body);
+    }
+    assert!(!shown.body.contains("acme") && !shown.body.contains("globex"), "{}", shown.body);
+}
+
 /// Reads from a stream until it holds the text.
 async fn until(stream: &mut TcpStream, seen: &mut String, text: &str) {
     let reading = async {
