@@ -103,6 +103,21 @@ pub(crate) enum Command {
     /// Tax rates by jurisdiction
     #[command(subcommand)]
     TaxRates(TaxRates),
+    /// Close a month: fix what customers' usage came to, with evidence, or say what is missing
+    ///
+    /// Exits with 3 when something is missing and the month of a customer stays open.
+    Close(Close),
+    /// The evidence of closes
+    #[command(subcommand)]
+    Evidence(Evidence),
+    /// Count logs again with a naive recount, and name every difference
+    ///
+    /// With --period: to the counters, usage rows, closes and invoices of these stores. With --evidence: to an evidence
+    /// file, without any stores. Exits with 4 when something differs.
+    Verify(Verify),
+    /// What the sources of meters should have delivered, and what of it is counted
+    #[command(subcommand)]
+    Receipts(Receipts),
     /// Records that were set aside with a reason
     #[command(subcommand)]
     DeadLetters(DeadLetters),
@@ -293,8 +308,145 @@ pub(crate) struct InvoiceRun {
     pub(crate) dry_run: bool,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Close {
+    /// The month, such as 2026-10
+    #[arg(long, value_name = "MONTH")]
+    pub(crate) period: String,
+    /// Only this customer
+    #[arg(long, value_name = "ID")]
+    pub(crate) customer: Option<String>,
+    /// Close although something is missing, for this reason; audited, and in the evidence
+    #[arg(long, value_name = "REASON")]
+    pub(crate) r#override: Option<String>,
+    /// Who closes
+    #[arg(long, value_name = "NAME", env = "SECUREBASE_OPERATOR", default_value = "operator")]
+    pub(crate) by: String,
+    /// Only look
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Evidence {
+    /// Write the evidence file of a close
+    Export(EvidenceExport),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EvidenceExport {
+    /// The month, such as 2026-10
+    #[arg(long, value_name = "MONTH")]
+    pub(crate) period: String,
+    /// Whose
+    #[arg(long, value_name = "ID")]
+    pub(crate) customer: String,
+    /// Which cut; the last one without
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) cut: Option<i32>,
+    /// Add every identity behind the evidence, read from the logs again
+    #[arg(long)]
+    pub(crate) with_identities: bool,
+    /// Where to; standard output without
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("against").required(true).args(["period", "evidence"]))]
+pub(crate) struct Verify {
+    /// Log files, folders and globs
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<String>,
+    /// The month, such as 2026-10, in these stores
+    #[arg(long, value_name = "MONTH")]
+    pub(crate) period: Option<String>,
+    /// Only this customer's closes and invoices
+    #[arg(long, value_name = "ID", requires = "period")]
+    pub(crate) customer: Option<String>,
+    /// An evidence file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) evidence: Option<PathBuf>,
+    /// The invoice the evidence is for, as JSON
+    #[arg(long, value_name = "FILE", requires = "evidence")]
+    pub(crate) invoice: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Receipts {
+    /// Say which source feeds a customer's meter and what it promises; in place of what was said before
+    Declare(ReceiptsDeclare),
+    /// Through which hour each declared source is complete, and what the next hour waits for
+    List {
+        /// Only this customer
+        #[arg(long, value_name = "ID")]
+        customer: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReceiptsDeclare {
+    /// Whose
+    #[arg(long, value_name = "ID")]
+    pub(crate) customer: String,
+    /// Of which meter
+    #[arg(long, value_name = "METER", default_value = "cloudtrail_events")]
+    pub(crate) meter: String,
+    /// proven, reconciled or best-effort
+    #[arg(long, value_name = "CLASS")]
+    pub(crate) class: String,
+    /// What delivers
+    #[arg(long, value_name = "WORD", default_value = "cloudtrail_digests")]
+    pub(crate) kind: String,
+    /// From which hour on it is expected to say everything, RFC 3339
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: String,
+    /// How much later than an event its record may be delivered
+    #[arg(long, value_name = "SECONDS", default_value_t = 3_600)]
+    pub(crate) lateness_seconds: u32,
+    /// The one trail that must be whole, where several deliver
+    #[arg(long, value_name = "NAME")]
+    pub(crate) trail: Option<String>,
+    /// REGION/TRAIL that every account has, besides those it is seen to have; may be given again
+    #[arg(long = "lane", value_name = "LANE")]
+    pub(crate) lanes: Vec<String>,
+    /// Who says so
+    #[arg(long, value_name = "NAME", env = "SECUREBASE_OPERATOR", default_value = "operator")]
+    pub(crate) by: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeadLettersExport {
+    /// Only these; all open ones without
+    #[arg(value_name = "ID")]
+    pub(crate) ids: Vec<String>,
+    /// Resolved and dismissed ones too
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Where to; standard output without
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeadLettersDismiss {
+    /// Which
+    #[arg(required = true, value_name = "ID")]
+    pub(crate) ids: Vec<String>,
+    /// Why they are no usage
+    #[arg(long, value_name = "REASON")]
+    pub(crate) reason: String,
+    /// Who says so
+    #[arg(long, value_name = "NAME", env = "SECUREBASE_OPERATOR", default_value = "operator")]
+    pub(crate) by: String,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum DeadLetters {
+    /// Write dead letters whole, as lines of JSON
+    Export(DeadLettersExport),
+    /// Say that dead letters are no usage; audited, and in the evidence of their month
+    Dismiss(DeadLettersDismiss),
     /// The open ones, oldest first
     List {
         /// Resolved ones too

@@ -20,6 +20,7 @@ mod reading;
 mod replay;
 mod session_keys;
 mod stores;
+mod verify;
 mod workers;
 
 use std::process::ExitCode;

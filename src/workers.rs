@@ -42,6 +42,7 @@ const BACKOFF: Backoff =
 pub(crate) struct Workers {
     consumer: JoinHandle<()>,
     roll_up: JoinHandle<()>,
+    receipts: JoinHandle<()>,
     /// What an operator must act on, once there is something.
     pub(crate) failure: watch::Receiver<Option<String>>,
 }
@@ -89,14 +90,17 @@ impl Workers {
         let consuming = consume(stores.kinesis.clone(), options, stores.dead_letters(), aggregator, gains);
         let consumer = supervise("counting", consuming, failed.clone());
         let roll_up = supervise("roll-up", worker.run(gained), failed);
-        Ok(Self { consumer, roll_up, failure })
+        let receipts = tokio::spawn(refresh_receipts(stores.clone()));
+        Ok(Self { consumer, roll_up, receipts, failure })
     }
 
-    /// Ends both, and returns when they have ended.
+    /// Ends all, and returns when they have ended.
     pub(crate) async fn stop(mut self) {
+        self.receipts.abort();
         self.roll_up.abort();
         self.consumer.abort();
         // An aborted task reports just that.
+        let _ = (&mut self.receipts).await;
         let _ = (&mut self.roll_up).await;
         let _ = (&mut self.consumer).await;
     }
@@ -104,8 +108,20 @@ impl Workers {
 
 impl Drop for Workers {
     fn drop(&mut self) {
+        self.receipts.abort();
         self.roll_up.abort();
         self.consumer.abort();
+    }
+}
+
+/// Works out every minute through which hour sources are complete. Counting does not wait for it, and it fails on its own:
+/// the close works it out again.
+async fn refresh_receipts(stores: Stores) {
+    loop {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        if let Err(error) = crate::commands::receipts::refresh(&stores, None).await {
+            tracing::error!(%error, "completeness is not worked out; the next try is in a minute");
+        }
     }
 }
 

@@ -1,5 +1,8 @@
 //! `securebase dead-letters`.
 
+mod dismiss;
+mod export;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::fs::File;
@@ -30,6 +33,8 @@ const EXCERPT_CHARS: usize = 80;
 pub(super) async fn run(global: &Global, command: cli::DeadLetters) -> anyhow::Result<ExitCode> {
     match command {
         cli::DeadLetters::List { all } => list(global, all).await,
+        cli::DeadLetters::Export(arguments) => export::run(global, arguments).await,
+        cli::DeadLetters::Dismiss(arguments) => dismiss::run(global, arguments).await,
         cli::DeadLetters::Replay { ids, objects } => replay(global, ids, objects).await,
     }
 }

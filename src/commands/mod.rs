@@ -3,21 +3,25 @@
 mod accounts;
 mod agreements;
 mod audit;
+mod close;
 mod completions;
 mod customers;
 mod dead_letters;
 #[cfg(feature = "local")]
 mod demo;
+mod evidence;
 mod invoice;
 mod keys;
 mod meters;
 mod rate_cards;
+pub(crate) mod receipts;
 mod replay;
 mod serve;
 mod simulate;
 mod sources;
 mod status;
 mod usage;
+mod verify;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -54,6 +58,10 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Agree(agree) => agreements::agree(global, agree).await,
         Command::Coupons(coupons) => agreements::coupons(global, coupons).await,
         Command::TaxRates(rates) => agreements::tax_rates(global, rates).await,
+        Command::Close(arguments) => close::run(global, arguments).await,
+        Command::Evidence(evidence) => evidence::run(global, evidence).await,
+        Command::Verify(arguments) => verify::run(global, arguments).await,
+        Command::Receipts(receipts) => receipts::run(global, receipts).await,
         Command::DeadLetters(letters) => dead_letters::run(global, letters).await,
         Command::Sources => sources::run(global),
         Command::Audit(audit) => audit::run(global, audit).await,

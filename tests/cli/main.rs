@@ -7,6 +7,7 @@
 
 mod accounts;
 mod aws;
+mod closing;
 mod dead_letters;
 mod demo;
 mod document;

@@ -44,20 +44,34 @@ impl PrefixError {
     }
 }
 
-/// Up to which version a log counts: `None` for all of it, 0 for none.
-pub type Cut<'a> = &'a (dyn Fn(&Partition) -> Option<u64> + Sync);
+/// How far logs count.
+#[derive(Clone, Copy, Debug)]
+pub enum Cut<'a> {
+    /// To their ends.
+    End,
+    /// Up to these versions; a log that is not named counts for nothing.
+    At(&'a BTreeMap<Partition, u64>),
+}
 
-/// Reads a bucket's hour from its root on, up to a cut.
+/// Reads every log of a bucket's hour, named by its root, up to a cut.
 pub async fn read_hour<L: CommitLog>(log: &L, root: Partition, cut: Cut<'_>) -> Result<CountedHour, PrefixError> {
     let mut hour = CountedHour::default();
     let mut seen = HashSet::new();
-    let mut waiting = vec![root];
-    while let Some(partition) = waiting.pop() {
+    let mut waiting = match cut {
+        Cut::End => vec![(root, None)],
+        // A child can be rolled up before its parent is, so nothing is left to following splits.
+        Cut::At(versions) => {
+            let is_of_hour = |(log, _): &(&Partition, &u64)| (log.bucket, log.window) == (root.bucket, root.window);
+            let of_hour = versions.range(root.clone()..).take_while(is_of_hour);
+            of_hour.map(|(log, version)| (log.clone(), Some(*version))).collect()
+        }
+    };
+    while let Some((partition, cut)) = waiting.pop() {
         let entries = log.read_after(&partition, 0).await?;
-        let known = hour.add_log(&partition, entries, cut(&partition), &mut seen)?;
-        // A child can be rolled up before its parent is: what counts of it is in the cut.
-        let is_in_cut = |child: &Partition| known.is_split() || cut(child).is_some_and(|version| 0 < version);
-        waiting.extend(partition.children().filter(is_in_cut));
+        let known = hour.add_log(&partition, entries, cut, &mut seen)?;
+        if known.is_split() && cut.is_none() {
+            waiting.extend(partition.children().map(|child| (child, None)));
+        }
         if 0 < known.version() {
             hour.versions.insert(partition, known.version());
         }

@@ -38,6 +38,15 @@ impl Generations {
         }
     }
 
+    /// Adds what another part of the facts knows: no fact may be in both.
+    pub fn merge(&mut self, other: &Self) {
+        for (scope, number, part) in other.iter() {
+            let generation = self.0.entry(scope.to_owned()).or_default().entry(number).or_default();
+            generation.seen += part.seen;
+            generation.expected = generation.expected.max(part.expected);
+        }
+    }
+
     /// The generation of an export that counts: the highest complete one.
     pub fn in_force(&self, scope: &str) -> Option<u64> {
         let generations = self.0.get(scope)?;

@@ -100,9 +100,23 @@ impl Standing {
         generations
     }
 
+    /// How many facts stand.
+    pub fn len(&self) -> usize {
+        self.facts.len()
+    }
+
+    /// Whether none stands.
+    pub fn is_empty(&self) -> bool {
+        self.facts.is_empty()
+    }
+
     /// The facts that count, those of one resource together, in order of time.
     pub fn series(&self) -> Vec<Vec<UsageFact<'static>>> {
-        let generations = self.generations();
+        self.series_under(&self.generations())
+    }
+
+    /// [`Standing::series`], where the exports' other facts stand elsewhere.
+    pub fn series_under(&self, generations: &Generations) -> Vec<Vec<UsageFact<'static>>> {
         let counts: Vec<_> = self
             .facts()
             .filter(|fact| !matches!(fact.value, FactValue::ExportEnd { .. }) && generations.counts(fact))

@@ -76,7 +76,7 @@ impl Completeness {
         let meters: Vec<&str> = reports.iter().map(|report| report.source.meter.as_str()).collect();
         let classes: Vec<&str> = reports.iter().map(|report| report.source.class.as_str()).collect();
         let through: Vec<Option<DateTime<Utc>>> =
-            reports.iter().map(|report| last_hour(report).map(|hour| hour.start().into())).collect();
+            reports.iter().map(|report| report.complete_through().map(|hour| hour.start().into())).collect();
         let waits: Vec<&str> = reports.iter().map(|report| report.through.waits_for.as_str()).collect();
         sqlx::query(WRITE)
             .bind(customers)
@@ -132,12 +132,14 @@ impl Completeness {
 
 type Scopes = BTreeMap<(CustomerId, Meter), Vec<(AccountScope, Vec<LaneReport>)>>;
 
-/// The last hour that a report calls complete.
-pub(crate) fn last_hour(report: &SourceReport) -> Option<Hour> {
-    let until = report.through.until.filter(|_| report.source.class != SourceClass::BestEffort)?;
-    let last = until.saturating_add_secs(-1).hour();
-    // Nothing is complete before the source is expected to say anything.
-    (report.source.since <= last).then_some(last)
+impl SourceReport {
+    /// The last complete hour; `None` while there is none, or where the source proves nothing.
+    pub fn complete_through(&self) -> Option<Hour> {
+        let until = self.through.until.filter(|_| self.source.class != SourceClass::BestEffort)?;
+        let last = until.saturating_add_secs(-1).hour();
+        // Nothing is complete before the source is expected to say anything.
+        (self.source.since <= last).then_some(last)
+    }
 }
 
 fn report(source: Source, scopes: Vec<(AccountScope, Vec<LaneReport>)>, now: Timestamp) -> SourceReport {

@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use super::done::{ReceiptError, Receipts};
 use super::proof::Proof;
-use crate::close::{PrefixError, read_hour};
+use crate::close::{Cut, PrefixError, read_hour};
 use crate::commit_log::CommitLog;
 use crate::partition::Partition;
 use crate::usage_rows::DatabaseError;
@@ -126,14 +126,10 @@ impl Proofs {
                 sqlx::query_as(WAITING_OBJECTS).bind(after.0).bind(&after.1).bind(PAGE).fetch_all(&self.pool).await?;
             let Some(last) = page.last() else { return Ok(refreshed) };
             after = (last.proof_id, last.name.clone());
-            let looked_at: Vec<(&WaitingObject, Option<RunId>)> = stream::iter(&page)
-                .map(|object| async move {
-                    let content = object.content_sha256.as_slice().try_into().expect("a constraint: a SHA-256");
-                    Ok::<_, ReceiptError>((object, receipts.done_by(&object.file_name, content).await?))
-                })
-                .buffered(LOOK_UPS_AT_ONCE)
-                .try_collect()
-                .await?;
+            // Collected first: the compiler cannot tell that a closure over references is as general as a task needs.
+            let looks: Vec<_> = page.iter().map(|object| look_up(receipts, object)).collect();
+            let looked_at: Vec<(&WaitingObject, Option<RunId>)> =
+                stream::iter(looks).buffered(LOOK_UPS_AT_ONCE).try_collect().await?;
             let done = || looked_at.iter().filter_map(|(object, run)| Some((object, (*run)?)));
             let proofs: Vec<i64> = done().map(|(object, _)| object.proof_id).collect();
             let names: Vec<&str> = done().map(|(object, _)| object.name.as_str()).collect();
@@ -160,7 +156,7 @@ impl Proofs {
             by_place.entry(root).or_default().push(unit);
         }
         for (root, units) in by_place {
-            let counted = read_hour(log, root, &|_| None).await?;
+            let counted = read_hour(log, root, Cut::End).await?;
             // What is counted is done once usage rows hold it.
             let names: Vec<String> = counted.versions.keys().map(ToString::to_string).collect();
             let cursors = receipts.rows.cursors(&names).await?;
@@ -184,6 +180,15 @@ impl Proofs {
         }
         Ok(refreshed)
     }
+}
+
+/// The run by which an expected object is done, if it is.
+async fn look_up<'a>(
+    receipts: &Receipts,
+    object: &'a WaitingObject,
+) -> Result<(&'a WaitingObject, Option<RunId>), ReceiptError> {
+    let content = object.content_sha256.as_slice().try_into().expect("a constraint: a SHA-256");
+    Ok((object, receipts.done_by(&object.file_name, content).await?))
 }
 
 /// Records one proof; `false` if it is recorded already.

@@ -5,6 +5,7 @@
 
 mod chain;
 mod clients;
+mod closing;
 mod commit_log;
 mod directory;
 mod facts;
@@ -27,6 +28,7 @@ async fn every_statement_prepares_as_the_role_that_runs_it_and_may_run() {
     let stage = Stage::set().await;
     let mut connection = stage.pool.acquire().await.unwrap();
     let (receipts, directory) = (aggregator::receipts::statements(), aggregator::directory::statements());
+    let close = aggregator::close::statements();
     let rooms = [
         aggregator::usage_rows::STATEMENTS,
         &directory,
@@ -34,6 +36,7 @@ async fn every_statement_prepares_as_the_role_that_runs_it_and_may_run() {
         aggregator::meters::STATEMENTS,
         aggregator::worker_record::STATEMENTS,
         &receipts,
+        &close,
     ];
     for statement in rooms.into_iter().flatten() {
         sqlx::raw_sql(AssertSqlSafe(format!("prepare one as {statement}")))

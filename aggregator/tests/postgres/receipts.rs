@@ -5,7 +5,6 @@ use aggregator::receipts::{
     Completeness, ExpectedObject, ExpectedUsage, Previous, Proof, Proofs, Receipts, RecordError, Refreshed, Source,
     SourceClass, SourceReport, Sources, import_digests,
 };
-use aggregator::rollup::RollUp;
 use ingest::digest::{Digest, LogObject, ObjectName, PreviousDigest, PublicKeys, SeenDigest, Stretch, TrailSource};
 use ingest::manifest::{Manifest, ObjectVersion};
 use ingest::{Hour, Identity, Meter, RunId, Timestamp};
@@ -133,11 +132,7 @@ impl Receiving {
     }
 
     async fn roll_up(&self) {
-        let gains = self.tables.acknowledgements.partitions().await.unwrap().into_iter().map(|(partition, version)| {
-            aggregator::commit::Gain { partition, from_version: version, to_version: version, totals: None }
-        });
-        let roll_up = RollUp::new(self.tables.log.clone(), self.stage.rows.clone());
-        assert!(roll_up.apply(gains.collect(), now()).await.unwrap().is_empty());
+        self.stage.roll_up(&self.tables).await;
     }
 
     async fn refresh(&self) -> (Refreshed, SourceReport) {

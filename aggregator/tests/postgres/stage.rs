@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use aggregator::commit::Gain;
 use aggregator::directory::{AccountDirectory, CustomerId, NewCustomer};
+use aggregator::rollup::RollUp;
 use aggregator::usage_rows::{Advance, CounterTotal, UsageRows};
 use chrono::{DateTime, Datelike as _, Utc};
 use embedded::testing::TestDatabase;
@@ -10,6 +12,8 @@ use ingest::{AccountId, Hour, Meter, Timestamp};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::types::Decimal;
+
+use crate::tables::Tables;
 
 pub(crate) struct Stage {
     /// Goes away with the stage.
@@ -68,6 +72,14 @@ impl Stage {
         .fetch_all(&operator)
         .await
         .unwrap()
+    }
+
+    /// Brings the usage rows up to everything that is acknowledged.
+    pub(crate) async fn roll_up(&self, tables: &Tables) {
+        let acknowledged = tables.acknowledgements.partitions().await.unwrap();
+        let gain = |(partition, version)| Gain { partition, from_version: version, to_version: version, totals: None };
+        let roll_up = RollUp::new(tables.log.clone(), self.rows.clone());
+        assert!(roll_up.apply(acknowledged.into_iter().map(gain).collect(), now()).await.unwrap().is_empty());
     }
 
     /// Every usage row as (partition, counter) and its owner and total.
