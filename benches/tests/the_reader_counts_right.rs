@@ -116,22 +116,17 @@ fn generated_objects_give_the_generators_own_answer() {
     for k in 0..plan.file_count() {
         let mut text = String::new();
         plan.write_records(k, &mut text, &mut answer);
-        let found = read_object(
-            &plan.log_object(k).key,
-            text.as_bytes(),
-            Rules::at(now),
-            |judged| {
-                let Verdict::Usage(event) = &judged.verdict else { panic!("{:?}", judged.verdict) };
-                let (account, hour) = (event.account.to_string(), event.event_time.hour());
-                if seen.insert((account.clone(), format!("{:?}", event.identity))) {
-                    let dimensions = (event.dimensions.region.to_string(), event.dimensions.category.to_string());
-                    *rows.entry((account, hour.number(), dimensions)).or_default() += 1;
-                } else {
-                    duplicates += 1;
-                }
-                Ok::<(), Infallible>(())
-            },
-        );
+        let found = read_object(&plan.log_object(k).key, text.as_bytes(), Rules::at(now), |judged| {
+            let Verdict::Usage(event) = &judged.verdict else { panic!("{:?}", judged.verdict) };
+            let (account, hour) = (event.account.to_string(), event.event_time.hour());
+            if seen.insert((account.clone(), format!("{:?}", event.identity))) {
+                let dimensions = (event.dimensions.region.to_string(), event.dimensions.category.to_string());
+                *rows.entry((account, hour.number(), dimensions)).or_default() += 1;
+            } else {
+                duplicates += 1;
+            }
+            Ok::<(), Infallible>(())
+        });
         found.unwrap();
     }
     let named = |(row, n): (&Row, &u64)| {

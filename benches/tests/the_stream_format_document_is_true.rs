@@ -5,8 +5,8 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use ingest::{
-    AccountId, Bucket, Dimensions, FactKey, FactValue, Identity, Meter, Packer, Rules, RunId, Slice,
-    Statement, Timestamp, UsageEvent, UsageFact, Verdict, kinesis, read_object, stream_format,
+    AccountId, Bucket, Dimensions, FactKey, FactValue, Identity, Meter, Packer, Rules, RunId, Slice, Statement,
+    Timestamp, UsageEvent, UsageFact, Verdict, kinesis, read_object, stream_format,
 };
 
 const DOCUMENT: &str = include_str!("../../docs/stream-format.md");

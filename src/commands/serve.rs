@@ -89,7 +89,10 @@ pub(super) async fn serve(global: &Global, mut platform: Platform, listener: Tcp
 
 /// In AWS, says now and then what was measured, in the format that CloudWatch reads from logs. Elsewhere `/metrics` does.
 async fn measure(stores: StoresChoice, telemetry: Telemetry) {
-    while stores == StoresChoice::Aws {
+    if stores != StoresChoice::Aws {
+        return;
+    }
+    loop {
         tokio::time::sleep(std::time::Duration::from_secs(MEASURED_SECONDS)).await;
         for line in telemetry.embedded_metrics(edge::now()) {
             print::line(&line);

@@ -296,7 +296,7 @@ mod tests {
         let before = (name("20261003T0110", 3), object(&[9], "2026-10-03T01:00:00Z"));
         check(&[first.clone(), second.clone()], &[second.clone(), first.clone(), first.clone()], &[]);
         let november = (name("20261107T0110", 4), object(&[9], "2026-11-01T00:00:00Z"));
-        check(&[first.clone()], &[first, november, before], &[(Class::OutsideOwnership, 1)]);
+        check(std::slice::from_ref(&first), &[first, november, before], &[(Class::OutsideOwnership, 1)]);
     }
 
     #[test]
@@ -305,12 +305,12 @@ mod tests {
         let late = (name("20261104T0105", 2), object(&[4, 5], "2026-10-07T01:00:00Z"));
         let lost = (name("20261007T0110", 3), object(&[6, 3], "2026-10-07T01:00:00Z"));
         let idle = (name("20261009T0110", 4), object(&[7], "2026-10-09T01:00:00Z"));
-        check(&[first.clone()], &[first.clone(), late.clone()], &[(Class::AfterTheCut, 2)]);
-        check(&[first.clone()], &[first.clone(), lost.clone()], &[(Class::ObjectNotInEvidence, 1)]);
+        check(std::slice::from_ref(&first), &[first.clone(), late.clone()], &[(Class::AfterTheCut, 2)]);
+        check(std::slice::from_ref(&first), &[first.clone(), lost.clone()], &[(Class::ObjectNotInEvidence, 1)]);
         let all = [first.clone(), late.clone(), lost.clone(), idle.clone()];
         let expected = [(Class::AfterTheCut, 2), (Class::ObjectNotInEvidence, 1), (Class::ObjectNotInEvidence, 1)];
-        check(&[first.clone()], &all, &expected);
-        check(&[first.clone(), lost.clone()], &[first.clone()], &[(Class::NotInTheLogs, 1)]);
+        check(std::slice::from_ref(&first), &all, &expected);
+        check(&[first.clone(), lost.clone()], std::slice::from_ref(&first), &[(Class::NotInTheLogs, 1)]);
         check(&[first.clone(), idle], &[first], &[(Class::NotInTheLogs, 1)]);
     }
 
@@ -327,7 +327,7 @@ mod tests {
             assert_eq!(found.findings.len(), 1);
             let finding = &found.findings[0];
             assert_eq!((finding.class, finding.identities[0].ends_with("03")), (class, true));
-            assert_eq!(finding.objects, [whole.0.clone()]);
+            assert_eq!(finding.objects, std::slice::from_ref(&whole.0));
         }
     }
 

@@ -183,13 +183,18 @@ async fn invoices(pool: &PgPool, period: Period, customer: Option<&CustomerId>) 
     Ok(query.fetch_all(pool).await?)
 }
 
+/// A customer, from when and until when it owned an account.
+type Owner = (String, DateTime<Utc>, Option<DateTime<Utc>>);
+/// The same behind its account.
+type OwnerRow = (String, String, DateTime<Utc>, Option<DateTime<Utc>>);
+
 /// Who owned what in the period.
-struct Owners(BTreeMap<String, Vec<(String, DateTime<Utc>, Option<DateTime<Utc>>)>>);
+struct Owners(BTreeMap<String, Vec<Owner>>);
 
 impl Owners {
     async fn read(pool: &PgPool, period: Period, customer: Option<&CustomerId>) -> anyhow::Result<Self> {
         let (from, until) = (DateTime::<Utc>::from(period.start()), DateTime::<Utc>::from(period.end()));
-        let rows: Vec<(String, String, DateTime<Utc>, Option<DateTime<Utc>>)> = sqlx::query_as(OWNERS)
+        let rows: Vec<OwnerRow> = sqlx::query_as(OWNERS)
             .bind(from)
             .bind(until)
             .bind(customer.map(CustomerId::as_str))

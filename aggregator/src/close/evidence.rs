@@ -70,6 +70,10 @@ pub(super) struct ObjectEvidence {
 
 #[derive(Serialize)]
 #[serde(tag = "is", rename_all = "snake_case")]
+#[expect(
+    clippy::enum_variant_names,
+    reason = "a line of the file that is a line of the evidence: both words are the format's"
+)]
 enum Line<'a> {
     Evidence {
         format: u32,

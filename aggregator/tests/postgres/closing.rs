@@ -78,6 +78,8 @@ impl Closing {
             read: events.len() as u64,
             not_counted: [].into(),
             dead_letters: [].into(),
+            beside_dead_letters: [].into(),
+            beside_slices: [].into(),
             content_sha256: Some([self.runs; 32]),
             event_times: times.clone().min().zip(times.max()),
             slices: u32::try_from(slices.len()).unwrap(),
@@ -261,6 +263,7 @@ async fn what_is_missing_refuses_the_close_and_is_named() {
     let letter = |object: &str, bytes: &[u8]| DeadLetter {
         object: object.to_owned(),
         offset: 7,
+        number: 0,
         reason: Reason::DimensionMalformed,
         bytes: bytes.to_vec(),
         is_whole: true,

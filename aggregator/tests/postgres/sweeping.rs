@@ -44,7 +44,10 @@ async fn a_sweep_reads_what_is_new_and_never_the_history() {
     tables.log.append(&broken, &stray).await.unwrap();
     for _ in 0..2 {
         let swept = sweep.run(now()).await.unwrap();
-        assert_eq!(swept.refused.iter().map(|one| one.partition.clone()).collect::<Vec<_>>(), [broken.clone()]);
+        assert_eq!(
+            swept.refused.iter().map(|one| one.partition.clone()).collect::<Vec<_>>(),
+            std::slice::from_ref(&broken)
+        );
         assert!(tables.acknowledgements.unswept().await.unwrap().partitions.contains_key(&broken));
     }
     tables.server.shutdown().await;

@@ -79,7 +79,10 @@ pub fn write_objects(dir: &Path, plan: &Plan) -> io::Result<Written> {
 }
 
 /// Takes numbers from `next` until there are no more objects. One object's text is the memory it needs.
-fn write_some(dir: &Path, plan: &Plan, next: &AtomicU64) -> io::Result<(Answer, Vec<(u64, [u8; 32])>)> {
+/// The SHA-256 of each object written, by its number.
+type Hashes = Vec<(u64, [u8; 32])>;
+
+fn write_some(dir: &Path, plan: &Plan, next: &AtomicU64) -> io::Result<(Answer, Hashes)> {
     let mut answer = Answer { seed: plan.seed, ..Answer::default() };
     let mut hashes = Vec::new();
     let mut text = String::new();

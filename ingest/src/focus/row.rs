@@ -40,6 +40,7 @@ pub(super) struct RowRead {
 }
 
 #[derive(Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "one exists at a time, and most are the large one")]
 pub(super) enum Outcome {
     Fact(UsageFact<'static>),
     NotCounted(NotCounted),

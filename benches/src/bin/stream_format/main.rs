@@ -15,8 +15,8 @@ use clap::Parser;
 use flate2::Compression;
 use ingest::kinesis::{StreamRecord, partition_key};
 use ingest::{
-    Bucket, CounterKey, Hour, Identity, Packer, Rules, RunId, Slice, Timestamp, UsageEvent, Verdict,
-    Window, read_object,
+    Bucket, CounterKey, Hour, Identity, Packer, Rules, RunId, Slice, Timestamp, UsageEvent, Verdict, Window,
+    read_object,
 };
 
 use candidate::{Candidate, Decoded, Put};
