@@ -296,7 +296,7 @@ mod tests {
         let before = (name("20261003T0110", 3), object(&[9], "2026-10-03T01:00:00Z"));
         check(&[first.clone(), second.clone()], &[second.clone(), first.clone(), first.clone()], &[]);
         let november = (name("20261107T0110", 4), object(&[9], "2026-11-01T00:00:00Z"));
-        check(std::slice::from_ref(&first), &[first, november, before], &[(Class::OutsideOwnership, 1)]);
+        check(std::slice::from_ref(&first), &[first.clone(), november, before], &[(Class::OutsideOwnership, 1)]);
     }
 
     #[test]
