@@ -10,6 +10,7 @@ use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use embedded::{DynamoDb, Kinesis, KinesisOptions};
 use ingest::dead_letter::DeadLetters;
+use ingest::expectations::Expectations;
 use ingest::manifest::Manifests;
 use nix::sys::signal::Signal;
 use sqlx::{Connection, PgConnection};
@@ -166,7 +167,8 @@ impl Services {
             DynamoDbLog::new(dynamodb.clone(), named("commit-log")).ensure_table().await.unwrap();
             Acknowledgements::new(dynamodb.clone(), named("acknowledgements"), || 0).ensure_table().await.unwrap();
             Manifests::new(dynamodb.clone(), named("manifests"), || 0).ensure_table().await.unwrap();
-            DeadLetters::new(dynamodb, named("dead-letters"), || 0).ensure_table().await.unwrap();
+            DeadLetters::new(dynamodb.clone(), named("dead-letters"), || 0).ensure_table().await.unwrap();
+            Expectations::new(dynamodb, named("source-expectations"), || 0).ensure_table().await.unwrap();
         });
     }
 }
