@@ -7,6 +7,8 @@ mod customers;
 mod dead_letters;
 #[cfg(feature = "local")]
 mod demo;
+mod digests;
+mod exports;
 mod invoice;
 mod keys;
 mod replay;
@@ -46,6 +48,8 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Invoice(invoice) => invoice::run(global, invoice).await,
         Command::DeadLetters(letters) => dead_letters::run(global, letters).await,
         Command::Sources => sources::run(global),
+        Command::Digests(digests) => digests::run(global, digests).await,
+        Command::Exports(exports) => exports::run(global, exports),
         Command::Audit(audit) => audit::run(global, audit).await,
         Command::Keys(keys) => keys::run(global, keys).await,
         Command::Status => status::run(global).await,
