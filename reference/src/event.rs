@@ -48,6 +48,13 @@ pub fn judge(record: &Json, object_name: &str, now: i64) -> Outcome {
     if record.get("digestStartTime").is_some() && record.get("logFiles").is_some() {
         return Outcome::NotCounted("cloudtrail_digest");
     }
+    if record.get("Event").and_then(Json::text) == Some("s3:TestEvent") {
+        return Outcome::NotCounted("s3_test_event");
+    }
+    // A notice of a new object: what the object holds counts.
+    if starts(record.get("eventSource"), "aws:s3") && record.get("s3").is_some() {
+        return Outcome::NotCounted("object_notice");
+    }
     if !is_event(record) {
         return Outcome::DeadLetter("not_recognized");
     }
