@@ -96,6 +96,10 @@ impl<'r, E, F: FnMut(Judged<'_>) -> Result<(), E>> FrontDoor<'r, F> {
         let Some(members) = Members::read(bytes) else {
             return self.verdict(Verdict::DeadLetter(Reason::NotRecognized), bytes);
         };
+        // As at the top of an object: what calls itself a list of records and is none is nothing else.
+        if members.raw("Records").is_some() && members.array("Records").is_none() {
+            return self.verdict(Verdict::DeadLetter(Reason::RecordsNotAnArray), bytes);
+        }
         match form(&members) {
             Form::Envelope => self.envelope(bytes, &members),
             Form::Encoded(Scalar::Text(base64)) => match STANDARD.decode(&*base64) {
