@@ -85,6 +85,10 @@ impl<'r, E, F: FnMut(Judged<'_>) -> Result<(), E>> FrontDoor<'r, F> {
     fn record(&mut self, bytes: &[u8], layer: u32) -> Result<(), E> {
         let fallback = Fallback { envelope: Scalar::Absent, object: self.object_account };
         match cloudtrail::read(bytes, &fallback, self.rules.now) {
+            Reading::Event(event @ Ok(_)) => self.cloudtrail_event(bytes, event, bytes),
+            Reading::Event(Err(_)) | Reading::Digest | Reading::Other if is_broken_list(bytes) => {
+                self.verdict(Verdict::DeadLetter(Reason::RecordsNotAnArray), bytes)
+            }
             Reading::Event(event) => self.cloudtrail_event(bytes, event, bytes),
             Reading::Digest => self.digest(bytes),
             Reading::Broken => self.verdict(Verdict::DeadLetter(Reason::BrokenJson), bytes),
@@ -96,10 +100,6 @@ impl<'r, E, F: FnMut(Judged<'_>) -> Result<(), E>> FrontDoor<'r, F> {
         let Some(members) = Members::read(bytes) else {
             return self.verdict(Verdict::DeadLetter(Reason::NotRecognized), bytes);
         };
-        // As at the top of an object: what calls itself a list of records and is none is nothing else.
-        if members.raw("Records").is_some() && members.array("Records").is_none() {
-            return self.verdict(Verdict::DeadLetter(Reason::RecordsNotAnArray), bytes);
-        }
         match form(&members) {
             Form::Envelope => self.envelope(bytes, &members),
             Form::Encoded(Scalar::Text(base64)) => match STANDARD.decode(&*base64) {
@@ -304,6 +304,11 @@ impl<'r, E, F: FnMut(Judged<'_>) -> Result<(), E>> FrontDoor<'r, F> {
         self.number += 1;
         (self.each)(judged)
     }
+}
+
+/// Whether a value calls itself a list of records and is none: judged like the same value at the top of an object.
+fn is_broken_list(bytes: &[u8]) -> bool {
+    Members::read(bytes).is_some_and(|members| members.has("Records") && members.array("Records").is_none())
 }
 
 /// Tells an object's form by its keys. Sources: AWS Lambda Developer Guide, "Using Lambda with Kinesis", "with CloudWatch
