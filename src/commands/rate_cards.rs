@@ -59,7 +59,8 @@ fn check(global: &Global, files: &[PathBuf]) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Brings the cards of the four tiers into the database, where they are not.
+/// Brings the cards of the four tiers into the database, where they are not. The demo starts from an empty one.
+#[cfg(feature = "local")]
 pub(super) async fn load_seeded(stores: &Stores) -> anyhow::Result<()> {
     load_into(stores, &seeded(), Retroactive::Refused).await??;
     Ok(())
