@@ -17,6 +17,7 @@ use ingest::{AccountId, Hour, Timestamp};
 use sqlx::PgPool;
 use thiserror::Error;
 
+use crate::audit::{self, Actor};
 use crate::usage_rows::{DatabaseError, recomputed_meters, with_monthly_totals};
 
 use customer::Created;
@@ -244,6 +245,16 @@ impl AccountDirectory {
             }
         }
         let rows_changed = give_rows(account, from, now, &mut transaction).await?;
+        let former = match &change {
+            Change::Open { former: Some(former) } => Some(former.customer.as_str()),
+            _ => None,
+        };
+        let customers = [Some(customer.as_str()), former.or(Some(customer.as_str()))];
+        let (starts, count) = (from.start().to_string(), rows_changed.to_string());
+        let mut details = vec![("customer", customer.as_str()), ("from", &starts), ("usage_rows_changed", &count)];
+        details.extend(former.map(|former| ("former_customer", former)));
+        let (action, subject) = ("account.registered", account.as_str());
+        audit::record(&customers, Actor::Operator, action, subject, &details, &mut transaction).await?;
         transaction.commit().await?;
 
         Ok(match change {

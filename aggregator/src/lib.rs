@@ -10,6 +10,7 @@
 
 pub mod acknowledgement;
 pub mod aggregator;
+pub mod audit;
 pub mod close;
 pub mod commit;
 pub mod commit_log;

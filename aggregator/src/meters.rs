@@ -7,6 +7,7 @@ use ingest::{Aggregation, DefinitionError, MeterDefinition, Meters, NotAMeterNam
 use sqlx::{FromRow, PgConnection, PgPool};
 use thiserror::Error;
 
+use crate::audit::{self, Actor};
 use crate::usage_rows::DatabaseError;
 
 /// A sample meter to be defined, as a file or a person says it.
@@ -106,18 +107,27 @@ impl MeterBook {
     pub async fn define(&self, meter: &NewMeter, now: Timestamp) -> Result<MeterDefined, DefineError> {
         let definition = meter.definition()?;
         let gap = definition.gap_seconds_max.map(|gap| i32::try_from(gap).unwrap_or(i32::MAX));
+        let mut transaction = self.pool.begin().await.map_err(DatabaseError::from)?;
         let added = sqlx::query(ADD_METER)
             .bind(definition.meter.as_str())
             .bind(definition.aggregation.as_str())
             .bind(gap)
             .bind(&definition.description)
             .bind(DateTime::<Utc>::from(now))
-            .execute(&self.pool)
+            .execute(&mut *transaction)
             .await
             .map_err(DatabaseError::from)?;
         if added.rows_affected() == 1 {
+            let gap = gap.map_or_else(String::new, |gap| gap.to_string());
+            let details = [("aggregation", definition.aggregation.as_str()), ("gap_seconds_max", &gap)];
+            let subject = definition.meter.as_str();
+            audit::record(&[None], Actor::Operator, "meter.defined", subject, &details, &mut transaction)
+                .await
+                .map_err(DatabaseError::from)?;
+            transaction.commit().await.map_err(DatabaseError::from)?;
             return Ok(MeterDefined::New);
         }
+        drop(transaction);
         let stored = self.read().await?;
         let stored = stored.get(definition.meter).expect("what conflicts is there, and never goes");
         let rules = |one: &MeterDefinition| (one.aggregation, one.gap_seconds_max);

@@ -17,6 +17,7 @@ use crate::digest::Digest;
 use crate::eventbridge::{self, Held};
 use crate::inflate::{INFLATE_RATIO_MAX, INFLATED_BYTES_FREE, Inflate};
 use crate::json::{Members, Scalar};
+use crate::lists::List;
 use crate::notice::{self, Entry};
 use crate::records::{Piece, Records};
 use crate::{AccountId, Beside, Judged, NotCounted, Reason, Rules, Source, Statement, Verdict};
@@ -56,6 +57,7 @@ enum Form<'a> {
     RuleInvocation,
     GuardDutyFinding,
     SecurityHubFinding,
+    OrganizationsList(List<'a>),
     NotCounted(NotCounted),
     Unknown,
 }
@@ -115,6 +117,7 @@ impl<'r, E, F: FnMut(Judged<'_>) -> Result<(), E>> FrontDoor<'r, F> {
             Form::RuleInvocation => self.verdict(config::judge_invocation(&members, self.rules), bytes),
             Form::GuardDutyFinding => self.verdict(findings::judge_guardduty(&members, self.rules), bytes),
             Form::SecurityHubFinding => self.verdict(findings::judge_security_hub(&members, self.rules), bytes),
+            Form::OrganizationsList(list) => self.list(&list, bytes),
             Form::NotCounted(kind) => self.verdict(Verdict::NotCounted(kind), bytes),
             Form::Unknown => self.verdict(Verdict::DeadLetter(Reason::NotRecognized), bytes),
         }
@@ -220,6 +223,17 @@ impl<'r, E, F: FnMut(Judged<'_>) -> Result<(), E>> FrontDoor<'r, F> {
             Verdict::NotCounted(NotCounted::NotTheDeclaredSource)
         };
         self.hand_on(verdict, beside, whole, true)
+    }
+
+    /// Each element of a list is a record of its own; one that is set aside is kept as a list of one.
+    fn list(&mut self, list: &List<'_>, whole: &[u8]) -> Result<(), E> {
+        if list.elements.is_empty() {
+            return self.verdict(Verdict::NotCounted(NotCounted::EmptyDelivery), whole);
+        }
+        list.elements.iter().try_for_each(|element| match list.judge(element, self.rules) {
+            dead @ Verdict::DeadLetter(_) => self.verdict(dead, &list.with_only(element)),
+            verdict => self.verdict(verdict, element),
+        })
     }
 
     fn elements(&mut self, elements: &[&[u8]], whole: &[u8], layer: u32) -> Result<(), E> {
@@ -374,6 +388,9 @@ fn form<'a>(members: &Members<'a>) -> Form<'a> {
     }
     if findings::is_security_hub(members) {
         return Form::SecurityHubFinding;
+    }
+    if let Some(list) = List::of(members) {
+        return Form::OrganizationsList(list);
     }
     // What GetFindings and BatchGetResourceConfig return, and the objects that AWS Config delivers.
     let of_api = ["Findings", "findings", "configurationItems", "baseConfigurationItems"];

@@ -26,6 +26,7 @@ mod identity;
 mod inflate;
 mod json;
 pub mod kinesis;
+mod lists;
 pub mod manifest;
 mod meter;
 pub mod notice;
@@ -46,6 +47,7 @@ mod verdict;
 pub use account::{AccountId, Bucket, NotAnAccountId};
 pub use declared::{Declaration, DeclarationError, Declarations, NOTHING_DECLARED, Source};
 pub use identity::{Identity, NotCanonical};
+pub use lists::LISTED;
 pub use meter::{
     Aggregation, DefinitionError, Meter, MeterDefinition, Meters, NotAMeterName, RawUnit, SampleMeter, UnknownMeter,
 };

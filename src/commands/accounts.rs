@@ -120,6 +120,8 @@ async fn organizations(global: &Global) -> anyhow::Result<ExitCode> {
             json!({
                 "organization": one.organization.as_str(),
                 "accounts": one.accounts,
+                "listed_at": one.listed_at.map(|at| at.to_string()),
+                "accounts_not_listed": one.not_listed.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "ownership": ownership_json(&one.ownership),
             })
         });
@@ -140,6 +142,15 @@ async fn organizations(global: &Global) -> anyhow::Result<ExitCode> {
         }
     }
     print::table(&["organization", "accounts", "customer", "from", "until"], &rows);
+    for one in organizations.iter().filter(|one| !one.not_listed.is_empty()) {
+        let accounts: Vec<String> = one.not_listed.iter().map(ToString::to_string).collect();
+        let listed_at = one.listed_at.map_or_else(String::new, |at| at.to_string());
+        print::line(&format!(
+            "{}: live by its events, and not in its list of {listed_at}: {}",
+            one.organization,
+            accounts.join(", ")
+        ));
+    }
     Ok(ExitCode::SUCCESS)
 }
 

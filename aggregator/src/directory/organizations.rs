@@ -13,6 +13,7 @@ use super::{
     ADD_ACCOUNT, AccountDirectory, CustomerId, GIVE_ROWS, LOCK_ACCOUNT, Ownership, OwnershipRow, READ_CONTRACT_START,
     READ_OWNERSHIP, SaidRow,
 };
+use crate::audit::{self, Actor};
 use crate::usage_rows::{DatabaseError, recompute};
 
 /// An organization that was registered, or that accounts were seen in.
@@ -24,6 +25,10 @@ pub struct Organization {
     pub ownership: Vec<Ownership>,
     /// Accounts that were last seen live in it.
     pub accounts: u64,
+    /// When the last list of its accounts was made that was read.
+    pub listed_at: Option<Timestamp>,
+    /// Accounts that the events say were live in it then, and the list does not have: an event is missing, or the list is.
+    pub not_listed: Vec<AccountId>,
 }
 
 /// What registering an organization changed.
@@ -156,6 +161,12 @@ impl AccountDirectory {
                 former.map(|former| former.customer)
             }
         };
+        let customers = [Some(customer.as_str()), Some(former.as_ref().unwrap_or(customer).as_str())];
+        let starts = from.start().to_string();
+        let mut details = vec![("customer", customer.as_str()), ("from", &starts)];
+        details.extend(former.as_ref().map(|former| ("former_customer", former.as_str())));
+        let (action, subject) = ("organization.registered", organization.as_str());
+        audit::record(&customers, Actor::Operator, action, subject, &details, &mut transaction).await?;
         transaction.commit().await?;
         Ok(OrganizationRegistration::Registered { former })
     }
@@ -214,26 +225,45 @@ impl AccountDirectory {
             .execute(&mut *transaction)
             .await?;
         let rows_changed = give_rows(account, from, now, &mut transaction).await?;
+        let owners = histories.followed.iter().chain(&histories.follows).map(|owned| Some(owned.customer.as_str()));
+        let (starts, count) = (from.start().to_string(), rows_changed.to_string());
+        let details = [("from", starts.as_str()), ("usage_rows_changed", &count)];
+        let (action, owners) = ("account.followed_organization", owners.collect::<Vec<_>>());
+        audit::record(&owners, Actor::System, action, account.as_str(), &details, &mut transaction).await?;
         transaction.commit().await?;
         Ok(Some(rows_changed))
     }
 
     /// Every organization that was registered or that accounts were seen in, in order of its id.
     pub async fn organizations(&self) -> Result<Vec<Organization>, DatabaseError> {
-        let mut organizations = BTreeMap::<String, (Vec<Ownership>, u64)>::new();
+        let mut organizations = BTreeMap::<OrganizationId, Organization>::new();
+        // A category that is no organization's id is another source's word.
+        let mut of = |id: &str, change: &mut dyn FnMut(&mut Organization)| {
+            if let Ok(id) = OrganizationId::parse(id) {
+                let (ownership, not_listed) = (Vec::new(), Vec::new());
+                let empty =
+                    || Organization { organization: id.clone(), ownership, accounts: 0, listed_at: None, not_listed };
+                change(organizations.entry(id.clone()).or_insert_with(empty));
+            }
+        };
         let owned: Vec<OrganizationRow> = sqlx::query_as(LIST_OWNED).fetch_all(&self.pool).await?;
-        for row in owned {
-            organizations.entry(row.organization_id).or_default().0.push(row.owned.into());
+        for OrganizationRow { organization_id, owned } in owned {
+            let mut owned = Some(Ownership::from(owned));
+            of(&organization_id, &mut |one| one.ownership.extend(owned.take()));
         }
         let seen: Vec<(String, i64)> = sqlx::query_as(COUNT_SEEN).fetch_all(&self.pool).await?;
         for (organization, accounts) in seen {
-            organizations.entry(organization).or_default().1 = accounts.unsigned_abs();
+            of(&organization, &mut |one| one.accounts = accounts.unsigned_abs());
         }
-        // A category that is no organization's id is another source's word.
-        let known = organizations.into_iter().filter_map(|(id, (ownership, accounts))| {
-            Some(Organization { organization: OrganizationId::parse(&id).ok()?, ownership, accounts })
-        });
-        Ok(known.collect())
+        let lists: Vec<(String, DateTime<Utc>, Vec<String>)> =
+            sqlx::query_as(COMPARE_LISTS).bind(ingest::LISTED).fetch_all(&self.pool).await?;
+        for (organization, listed_at, not_listed) in lists {
+            of(&organization, &mut |one| {
+                one.listed_at = Some(listed_at.into());
+                one.not_listed = not_listed.iter().filter_map(|account| AccountId::parse(account).ok()).collect();
+            });
+        }
+        Ok(organizations.into_values().collect())
     }
 }
 
@@ -330,6 +360,32 @@ const COUNT_SEEN: &str = "
     )
     select category, count(*) from last_seen group by category";
 
+// Of each organization the last list, and the accounts whose last word until then is that they are live in it, though the list
+// itself says nothing of them.
+const COMPARE_LISTS: &str = "
+    with lists as (
+        select category as organization_id, max(time) as listed_at from usage_facts
+        where meter = 'accounts' and region = $1 and category like 'o-%'
+        group by category
+    ), last_word as (
+        select distinct on (l.organization_id, f.account_id) l.organization_id, l.listed_at, f.account_id, f.kind, f.time, (
+            select m.category from usage_facts m
+            where m.account_id = f.account_id and m.meter = 'accounts' and m.kind = 'live' and m.category like 'o-%'
+                and m.time <= l.listed_at
+            order by m.time desc limit 1) as member_of
+        from lists l
+        join usage_facts f on f.meter = 'accounts' and f.time <= l.listed_at
+        order by l.organization_id, f.account_id, f.time desc
+    )
+    select l.organization_id, l.listed_at,
+        coalesce(array_agg(w.account_id order by w.account_id) filter (where w.account_id is not null), '{}')
+    from lists l
+    left join last_word w
+        on w.organization_id = l.organization_id and w.member_of = l.organization_id and w.kind = 'live'
+        and w.time < l.listed_at
+    group by 1, 2
+    order by 1";
+
 const REMOVE_FOLLOWING: &str = "delete from account_ownership where account_id = $1 and origin = 'organization'";
 
 const ADD_FOLLOWING: &str = "
@@ -347,6 +403,7 @@ pub(super) const STATEMENTS: &[&str] = &[
     LIST_SEEN,
     READ_SEEN,
     COUNT_SEEN,
+    COMPARE_LISTS,
     REMOVE_FOLLOWING,
     ADD_FOLLOWING,
 ];

@@ -7,6 +7,7 @@ use aggregator::directory::{
 use aggregator::fact_rows::FactAdvance;
 use aggregator::partition::Partition;
 use ingest::{AccountId, Dimensions, FactKey, FactValue, Meter, UsageFact, Window};
+use sqlx::Connection as _;
 use sqlx::types::Decimal;
 
 use crate::stage::{Stage, account, advance, events, hour, new_customer, now};
@@ -221,9 +222,60 @@ async fn accounts_follow_their_organization_with_their_history_unless_something_
         [(&first, 1), (&second, 2)]
     );
 
+    let trail: Vec<String> = sqlx::query_scalar(
+        "select concat_ws(' ', customer_id, actor, action, subject) from audit_events
+        where action like 'organization.%' or subject = '000000000001' order by occurred_at, sequence, customer_id",
+    )
+    .fetch_all(&mut sqlx::PgConnection::connect(&stage.operator_url()).await.unwrap())
+    .await
+    .unwrap();
+    assert_eq!(
+        trail,
+        [
+            "anna operator organization.registered o-aaaaaaaaaa",
+            "berta operator organization.registered o-bbbbbbbbbb",
+            "anna system account.followed_organization 000000000001",
+            "anna operator account.registered 000000000001",
+            "berta operator account.registered 000000000001",
+            "anna operator organization.registered o-bbbbbbbbbb",
+            "berta operator organization.registered o-bbbbbbbbbb",
+        ]
+    );
     for (customer, from) in [(&anna, "2025-12-31T23"), (&berta, "2026-01-05T00")] {
         assert!(stage.directory.register_organization(&second, customer, hour(from)).await.is_err(), "{from}");
     }
+}
+
+#[tokio::test]
+async fn a_list_shows_what_the_events_did_not_say() {
+    let stage = Stage::set().await;
+    let rows = stage.rows.fact_rows();
+    let id = "o-aaaaaaaaaa";
+    let say = async |number: u64, at: &str, region: &str, value: FactValue| {
+        let mut advance = seen_in(id, account(number), at);
+        advance.facts[0].value = value;
+        advance.facts[0].dimensions.region = region.to_owned().into();
+        let name = advance.partition.to_string();
+        advance.from_version = stage.rows.cursors(std::slice::from_ref(&name)).await.unwrap()[&name];
+        advance.to_version = advance.from_version + 1;
+        rows.advance(account(number).bucket(), &[advance], now()).await.unwrap();
+    };
+    for number in 1..=4 {
+        say(number, "2026-10-01T00", "none", FactValue::Live).await;
+    }
+    let listed = async || {
+        let organizations = stage.directory.organizations().await.unwrap();
+        let [one] = organizations.as_slice() else { panic!("{organizations:?}") };
+        (one.listed_at.map(|at| at.hour().to_string()), one.not_listed.clone())
+    };
+    assert_eq!(listed().await, (None, vec![]));
+    // The list has the first and, closed, the second; an event says that the third had left before.
+    say(1, "2026-10-10T00", ingest::LISTED, FactValue::Live).await;
+    say(2, "2026-10-10T00", ingest::LISTED, FactValue::Gone).await;
+    say(3, "2026-10-09T00", "none", FactValue::Gone).await;
+    assert_eq!(listed().await, (Some("2026-10-10T00".to_owned()), vec![account(4)]));
+    say(4, "2026-10-05T00", "none", FactValue::Gone).await;
+    assert_eq!(listed().await, (Some("2026-10-10T00".to_owned()), vec![]));
 }
 
 #[tokio::test]

@@ -34,6 +34,7 @@ async fn every_statement_prepares_as_the_role_that_runs_it_and_may_run() {
         &directory,
         aggregator::fact_rows::STATEMENTS,
         aggregator::meters::STATEMENTS,
+        aggregator::audit::STATEMENTS,
         aggregator::worker_record::STATEMENTS,
         &receipts,
         &close,

@@ -48,6 +48,11 @@ impl Stage {
         Self { rows: UsageRows::new(pool.clone()), directory: AccountDirectory::new(pool.clone()), pool, database }
     }
 
+    /// The login of `securebase_operator`.
+    pub(crate) fn operator_url(&self) -> String {
+        self.database.url("securebase_operator")
+    }
+
     /// With two customers, whose contracts start in 2026.
     pub(crate) async fn with_customers() -> (Self, CustomerId, CustomerId) {
         let stage = Self::set().await;
