@@ -15,8 +15,8 @@ use chrono::DateTime;
 use crate::json::{Members, Scalar};
 use crate::rules::{account_of, event_time};
 use crate::{
-    AccountId, Dimensions, FactKey, FactValue, Meter, NotCounted, Quantity, Reason, Rules, Source, Statement, Timestamp,
-    UsageFact, Verdict,
+    AccountId, Dimensions, FactKey, FactValue, Meter, NotCounted, Quantity, Reason, Rules, Source, Statement,
+    Timestamp, UsageFact, Verdict,
 };
 
 /// The Region of what a list says was live when it was made: it tells a list's word from an event's.
@@ -54,7 +54,8 @@ pub(crate) struct List<'a> {
 impl<'a> List<'a> {
     /// The list that an object is; `None` if it is none of AWS Organizations.
     pub(crate) fn of(members: &Members<'a>) -> Option<Self> {
-        let (kind, elements) = ListKind::ALL.into_iter().find_map(|kind| Some((kind, members.array(kind.member())?)))?;
+        let (kind, elements) =
+            ListKind::ALL.into_iter().find_map(|kind| Some((kind, members.array(kind.member())?)))?;
         // IAM lists policies, too. An empty list of accounts or units is one all the same.
         let is_ours = elements.first().map_or(kind != ListKind::Policies, |element| {
             Members::read(element).is_some_and(|element| Arn::read(&element.text("Arn")).is_some())
@@ -133,7 +134,8 @@ impl<'a> List<'a> {
     /// A unit or policy of the management account that its ARN names, live when the list was made.
     fn live<'e>(&self, meter: Meter, members: &Members<'e>, rules: Rules<'_>) -> Result<Vec<UsageFact<'e>>, Reason> {
         let arn = Arn::read(&members.text("Arn")).ok_or(Reason::ListMalformed)?;
-        let resource = members.text("Id").into_text().filter(|id| UsageFact::is_name(id)).ok_or(Reason::ListMalformed)?;
+        let resource =
+            members.text("Id").into_text().filter(|id| UsageFact::is_name(id)).ok_or(Reason::ListMalformed)?;
         let account = AccountId::parse(&arn.account).map_err(|_| Reason::AccountMalformed)?;
         let category = arn.organization().map_or(Dimensions::NONE.into(), Cow::Owned);
         Ok(vec![UsageFact {
@@ -208,21 +210,27 @@ impl Arn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::NOTHING_DECLARED;
 
     /// What becomes of each element: the facts as `meter account resource time region category kind`, or the reason.
     fn read(json: &str) -> Vec<String> {
         let members = Members::read(json.as_bytes()).unwrap();
         let Some(list) = List::of(&members) else { return vec!["no list".to_owned()] };
         let now = Timestamp::parse_rfc3339("2026-11-01T00:00:00Z").unwrap();
-        let rules = Rules { now, declared: &NOTHING_DECLARED };
+        let rules = Rules::at(now);
         let told = |element: &&[u8]| match list.judge(element, rules) {
             Verdict::Facts(statement) => {
                 assert!(statement.event().is_none());
                 let facts = statement.facts().iter().map(|fact| {
                     let UsageFact { key, dimensions, value, .. } = fact;
                     let (region, category) = (&dimensions.region, &dimensions.category);
-                    format!("{} {} {} {} {region} {category} {}", key.meter, key.account, key.resource, key.time, value.kind())
+                    format!(
+                        "{} {} {} {} {region} {category} {}",
+                        key.meter,
+                        key.account,
+                        key.resource,
+                        key.time,
+                        value.kind()
+                    )
                 });
                 facts.collect::<Vec<_>>().join("; ")
             }
@@ -230,7 +238,8 @@ mod tests {
                 // Alone, an element is judged as it is among the others.
                 let alone = list.with_only(element);
                 let alone_members = Members::read(&alone).unwrap();
-                let alone_list = List::of(&alone_members).unwrap_or(List { elements: vec![element], ..List::of(&members).unwrap() });
+                let alone_list =
+                    List::of(&alone_members).unwrap_or(List { elements: vec![element], ..List::of(&members).unwrap() });
                 assert_eq!(alone_list.judge(element, rules), other);
                 format!("{other:?}")
             }
@@ -246,7 +255,9 @@ mod tests {
     fn an_account_is_live_from_when_it_joined_and_when_the_list_was_made() {
         let joined = "accounts 111122223333 111122223333 2024-03-05T09:20:30.123Z none o-exampleorgid live";
         let of = |account: &str, beside: &str| read(&format!(r#"{{"Accounts":[{account}]{beside}}}"#));
-        let listed = |kind: &str| format!("{joined}; accounts 111122223333 111122223333 2026-10-01T00:00:00Z listed o-exampleorgid {kind}");
+        let listed = |kind: &str| {
+            format!("{joined}; accounts 111122223333 111122223333 2026-10-01T00:00:00Z listed o-exampleorgid {kind}")
+        };
         let at = r#","listedAt":"2026-10-01T00:00:00Z""#;
         assert_eq!(of(ACCOUNT, ""), [joined]);
         assert_eq!(of(ACCOUNT, at), [listed("live")]);
@@ -271,7 +282,9 @@ mod tests {
             "Type":"SERVICE_CONTROL_POLICY","AwsManaged":false}"#;
         let managed = r#"{"Id":"p-FullAWSAccess","Arn":"arn:aws:organizations::aws:policy/service_control_policy/p-FullAWSAccess",
             "Type":"SERVICE_CONTROL_POLICY","AwsManaged":true}"#;
-        let live = |meter: &str, id: &str| format!("{meter} 999999999999 {id} 2026-10-01T00:00:00Z listed o-exampleorgid live");
+        let live = |meter: &str, id: &str| {
+            format!("{meter} 999999999999 {id} 2026-10-01T00:00:00Z listed o-exampleorgid live")
+        };
         assert_eq!(
             read(&format!(r#"{{{at},"OrganizationalUnits":[{unit}]}}"#)),
             [live("organizational_units", "ou-1a2b-33cc44dd")]
