@@ -74,6 +74,10 @@ bench: ## Rate, memory and write units on generated logs, checked against the kn
 	$(TARGET)/release/generate --out $(BENCH) --events $(BENCH_EVENTS) --duplicates 2 --late 1
 	$(PYTHON) checks/throughput.py $(TARGET)/release/securebase $(BENCH)
 
+.PHONY: bench-invoices
+bench-invoices: ## The monthly run on a private durable PostgreSQL, for 100 to 10,000 customers; ARGS=--help
+	cargo run --release -p benches --bin invoices -- --discard $(ARGS)
+
 .PHONY: bench-stream
 bench-stream: ## The stream format beside the others that were considered, on the same events; ARGS=--help
 	cargo run --release -p benches --bin stream_format -- $(ARGS)

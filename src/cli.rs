@@ -87,6 +87,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Meters(Meters),
     /// Draft, issue and show invoices
+    /// Draft, issue, credit and show invoices, record payments
     #[command(subcommand)]
     Invoice(Invoice),
     /// Prices of tiers and contracts, from TOML files
@@ -118,6 +119,9 @@ pub(crate) enum Command {
     /// What the sources of meters should have delivered, and what of it is counted
     #[command(subcommand)]
     Receipts(Receipts),
+    /// Mail to customers: what waits, what was sent, where it goes
+    #[command(subcommand)]
+    Outbox(Outbox),
     /// Records that were set aside with a reason
     #[command(subcommand)]
     DeadLetters(DeadLetters),
@@ -287,12 +291,28 @@ pub(crate) struct AccountRegister {
 pub(crate) enum Invoice {
     /// Issue the invoices of a month; customers that have theirs keep it
     Run(InvoiceRun),
-    /// Show one invoice by number
+    /// Invoices and drafts, newest first
+    List(InvoiceList),
+    /// Show one invoice, draft or credit note
     Show {
-        /// Such as INV-2026-11-0001
+        /// Such as INV-2026-11-0001 or CN-2026-11-0001; the id of a draft
         #[arg(value_name = "NUMBER")]
         number: String,
     },
+    /// Issue one invoice by hand: of a month, of late usage, or of a year in advance
+    Issue(InvoiceIssue),
+    /// Credit an invoice whole; what was paid becomes the customer's credit
+    Credit(InvoiceReason),
+    /// Credit an invoice whole and issue its month again, with the newest close and today's terms
+    Reissue(InvoiceReason),
+    /// Record a payment
+    Pay(InvoicePay),
+    /// Give a customer credit, which its next invoices use
+    Grant(InvoiceGrant),
+    /// Discard a draft; what was issued is credited instead
+    Void(InvoiceReason),
+    /// Put into the outbox what customers are to be told today: due soon, overdue, limits of their tier
+    Remind,
 }
 
 #[derive(Debug, Args)]
@@ -306,6 +326,150 @@ pub(crate) struct InvoiceRun {
     /// Show what would be issued and write nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Hours after the month in which late usage is waited for, unless the month is proven complete
+    #[arg(long, value_name = "HOURS", default_value_t = billing::GRACE_HOURS)]
+    pub(crate) grace_hours: u32,
+    /// How many customers are billed at once
+    #[arg(long, value_name = "N", default_value_t = billing::WORKERS)]
+    pub(crate) workers: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InvoiceList {
+    /// Only of this customer
+    #[arg(long, value_name = "ID")]
+    pub(crate) customer: Option<String>,
+    /// Only in this state: draft, issued, overdue, paid, credited or cancelled
+    #[arg(long, value_name = "STATE")]
+    pub(crate) status: Option<String>,
+    /// Only of this month
+    #[arg(long, value_name = "MONTH")]
+    pub(crate) period: Option<String>,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub(crate) limit: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InvoiceIssue {
+    /// Whose
+    #[arg(value_name = "CUSTOMER")]
+    pub(crate) customer: String,
+    #[command(flatten)]
+    pub(crate) of: IssueOf,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct IssueOf {
+    /// This month, also when its draft was discarded
+    #[arg(long, value_name = "MONTH")]
+    pub(crate) period: Option<String>,
+    /// Late usage of invoiced months, for a customer without a next invoice
+    #[arg(long)]
+    pub(crate) late_usage: bool,
+    /// Twelve months of the fee from this day on, such as 2027-01-01
+    #[arg(long, value_name = "DAY")]
+    pub(crate) prepay_from: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InvoiceReason {
+    /// Such as INV-2026-11-0001; the id of a draft
+    #[arg(value_name = "NUMBER")]
+    pub(crate) number: String,
+    /// Why: for the customer to read, and for the audit trail
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InvoicePay {
+    /// Such as INV-2026-11-0001
+    #[arg(value_name = "NUMBER")]
+    pub(crate) number: String,
+    /// What names the payment at the bank; the same again is the same payment
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reference: String,
+    /// How much; all that is open without
+    #[arg(long, value_name = "AMOUNT")]
+    pub(crate) amount: Option<String>,
+    /// bank_transfer, card, marketplace or other
+    #[arg(long, default_value = "bank_transfer")]
+    pub(crate) method: String,
+    /// When it came in, RFC 3339; now without
+    #[arg(long, value_name = "TIME")]
+    pub(crate) received: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InvoiceGrant {
+    /// To whom
+    #[arg(value_name = "CUSTOMER")]
+    pub(crate) customer: String,
+    /// How much, in the customer's currency
+    #[arg(long, value_name = "AMOUNT")]
+    pub(crate) amount: String,
+    /// What names it; the same again is the same grant
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reference: String,
+    /// Why, for the audit trail
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: String,
+    /// A gift, and not money that was paid ahead
+    #[arg(long)]
+    pub(crate) goodwill: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Outbox {
+    /// What waits, was sent or was given up, newest first
+    List {
+        /// Only in this state: pending, sent or failed
+        #[arg(long, value_name = "STATE")]
+        state: Option<String>,
+        /// At most so many
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: u32,
+    },
+    /// Render missing documents and send what is due: into a folder locally, through SES with stores in AWS
+    Send {
+        /// At most so many messages
+        #[arg(long, value_name = "N", default_value_t = 1_000)]
+        limit: u64,
+    },
+    /// Have given-up messages tried again
+    Retry,
+    /// Record what SES says about messages (bounces, complaints, deliveries), one event a line
+    Feedback {
+        /// A file; `-` is standard input
+        #[arg(value_name = "FILE")]
+        file: String,
+    },
+    /// Where mail goes
+    Recipients {
+        /// Only of this customer
+        #[arg(long, value_name = "ID")]
+        customer: Option<String>,
+    },
+    /// Add an address of a customer, or take it up again after it bounced
+    AddRecipient {
+        /// Whose
+        #[arg(value_name = "CUSTOMER")]
+        customer: String,
+        /// Such as billing@example.com
+        #[arg(value_name = "ADDRESS")]
+        address: String,
+    },
+    /// Send nothing to an address any more
+    SuppressRecipient {
+        /// Whose
+        #[arg(value_name = "CUSTOMER")]
+        customer: String,
+        /// The address
+        #[arg(value_name = "ADDRESS")]
+        address: String,
+    },
 }
 
 #[derive(Debug, Args)]

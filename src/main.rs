@@ -14,6 +14,7 @@ mod edge;
 mod full_disk;
 #[cfg(feature = "local")]
 mod home;
+mod mail;
 mod platform;
 mod print;
 mod reading;

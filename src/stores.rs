@@ -28,6 +28,8 @@ use crate::edge;
 /// How long an AWS call may take before it is tried again.
 const AWS_ATTEMPT_SECONDS_MAX: u64 = 20;
 const DATABASE_WAIT_SECONDS_MAX: u64 = 10;
+/// Connections of a command, where it does not say how many it needs.
+const CONNECTIONS: u32 = 4;
 
 const COMMIT_LOG: &str = "commit-log";
 const ACKNOWLEDGEMENTS: &str = "acknowledgements";
@@ -50,6 +52,8 @@ pub(crate) struct Stores {
     pub(crate) objects: Option<aws_sdk_s3::Client>,
     pub(crate) database: Database,
     pub(crate) name: String,
+    /// Mail, where the stores are in AWS; locally messages are files.
+    ses: Option<aws_sdk_sesv2::Client>,
     /// What only a person can put right, once the embedded tables have said so.
     pub(crate) trouble: Option<watch::Receiver<Option<String>>>,
 }
@@ -142,12 +146,17 @@ impl Database {
 
     /// Connections as one of our roles; they connect when first used.
     pub(crate) fn pool(&self, role: Role) -> anyhow::Result<PgPool> {
-        let options = self.options(role)?.application_name("securebase");
         if role == Role::App {
-            return Ok(api::pool(options));
+            return Ok(api::pool(self.options(role)?.application_name("securebase")));
         }
+        self.pool_of(role, CONNECTIONS)
+    }
+
+    /// The same with so many connections at most.
+    pub(crate) fn pool_of(&self, role: Role, connections: u32) -> anyhow::Result<PgPool> {
+        let options = self.options(role)?.application_name("securebase");
         let wait = Duration::from_secs(DATABASE_WAIT_SECONDS_MAX);
-        Ok(PgPoolOptions::new().max_connections(4).acquire_timeout(wait).connect_lazy_with(options))
+        Ok(PgPoolOptions::new().max_connections(connections).acquire_timeout(wait).connect_lazy_with(options))
     }
 }
 
@@ -173,6 +182,7 @@ impl Stores {
             objects: Some(aws_sdk_s3::Client::new(&config)),
             database: Database::Given { url, app_url },
             name,
+            ses: Some(aws_sdk_sesv2::Client::new(&config)),
             trouble: None,
         })
     }
@@ -202,6 +212,7 @@ impl Stores {
             objects: None,
             database,
             name,
+            ses: None,
             trouble: Some(trouble),
         }
     }
@@ -238,6 +249,11 @@ impl Stores {
 
     fn table(&self, table: &str) -> String {
         format!("{}-{table}", self.name)
+    }
+
+    /// The way out for mail in AWS; `None` where messages are files.
+    pub(crate) fn ses(&self) -> Option<aws_sdk_sesv2::Client> {
+        self.ses.clone()
     }
 
     pub(crate) fn stream_writer(&self) -> StreamWriter {

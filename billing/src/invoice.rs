@@ -212,6 +212,26 @@ impl Sums {
 }
 
 impl Invoice {
+    /// An invoice of nothing of its own, which carries adjustments of periods within these days.
+    pub fn of_adjustments(customer: &str, period: Days, currency: Currency) -> Self {
+        let zero = Money::zero(currency);
+        Self {
+            kind: InvoiceKind::Adjustment,
+            customer: customer.to_owned(),
+            period,
+            tax_point: period.last(),
+            currency,
+            lines: Vec::new(),
+            line_nets: Vec::new(),
+            taken: Vec::new(),
+            taxes: Vec::new(),
+            totals: Totals::zero(currency),
+            settlement: Settlement { adjustments: Vec::new(), payable: zero, credit: zero, due: zero },
+            order: Vec::new(),
+            meters_without_usage: Vec::new(),
+        }
+    }
+
     /// The invoice with what follows after its total: adjustments of earlier periods that it carries, then as much of the
     /// customer's prepaid credit as there is and is needed.
     pub fn settled(mut self, adjustments: Vec<Correction>, credit_available: Money) -> Result<Self, AmountError> {

@@ -13,6 +13,8 @@
 
 mod agreement;
 mod allocation;
+mod audit;
+mod books;
 mod catalogue;
 mod correction;
 mod coupon;
@@ -21,7 +23,10 @@ mod days;
 mod document;
 mod fraction;
 mod invoice;
+mod late_usage;
+mod lifecycle;
 mod money;
+pub mod outbox;
 mod period;
 mod postings;
 mod prepayment;
@@ -38,7 +43,9 @@ mod render_html;
 mod run;
 mod share;
 mod simulation;
+mod snapshot;
 mod statements;
+mod stored_document;
 mod tax;
 mod terms;
 mod tier;
@@ -58,6 +65,10 @@ pub use document::{
 };
 pub use fraction::{FRACTION_BITS_MAX, Fraction, NotAFraction};
 pub use invoice::{DraftError, Invoice, InvoiceKind, Settlement, Taken, TaxLine, Totals, draft};
+pub use late_usage::{Billed, Step as CorrectionStep};
+pub use lifecycle::{
+    AnyStored, CreditNoteKind, Discarded as DiscardedInvoice, Drafted, Open, Settled, Status, Stored, UnknownName,
+};
 pub use money::{AmountError, Money};
 pub use period::{Month, NotAMonth, end_of_day_after};
 pub use postings::{Account, Posting, Postings};
@@ -76,16 +87,25 @@ pub use rate_card::{
     RateCardFault, SEEDED_CARDS, STANDARD_TAX_CATEGORY, Selector, Span, VolumeDiscount, seeded,
 };
 pub use rating::{Line, LineKind, Pricing, Rated, RatingError, describe, rate};
-pub use read::{LIST_LIMIT_MAX, ReadError, list_invoices, load_invoice};
+pub use read::{
+    FoundInvoice, InvoiceAccount, InvoiceFilter, LIST_LIMIT_MAX, ReadError, find_invoices, list_invoices, load_account,
+    load_credit_note, load_invoice,
+};
 pub use render::render_text;
 pub use render_csv::{CsvError, render_csv};
 pub use render_html::{HtmlError, render_html};
 pub use run::{
-    BillingError, CustomerResult, Customers, DUE_DAYS, Outcome, RunError, RunReport, RunRequest, issue, preview,
+    BilledInvoice, BillingError, Credited, CustomerResult, Customers, DUE_DAYS, DeskError, Discarded, GRACE_HOURS,
+    GrantKind, GrantRequest, Granted, Interruptions, Outcome, Paid, PayRequest, Point, Previewed, RunError, RunReport,
+    RunRequest, Uninterrupted, WORKERS, bill_late_usage, credit, grant, issue, issue_with, pay, prepay, preview,
+    reissue, void,
 };
 pub use share::{NotAShare, Share};
 pub use simulation::{CompareError, Comparison, Simulated, SimulationError, UsageState, simulate};
-pub use statements::{STATEMENTS, Statement, core_statements};
+pub use statements::{Statement, statements};
+pub use stored_document::{
+    RenderError, RenderReport, Renderer, StoredDocument, TextRenderer, load_document, render_missing,
+};
 pub use tax::{Exemption, JurisdictionRate, TaxRate, rates_on};
 pub use terms::{PrepaidFee, Reduction, Stretch, Terms, TermsError};
 pub use tier::{Tier, UnknownTier};

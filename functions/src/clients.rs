@@ -96,8 +96,13 @@ pub async fn database_options(config: &SdkConfig, settings: &DatabaseSettings) -
 
 /// Connections for a function that has one invocation at a time; they connect when first used.
 pub fn pool(options: PgConnectOptions, application: &str) -> PgPool {
+    pool_of(options, application, CONNECTIONS_MAX)
+}
+
+/// The same with so many connections at most.
+pub fn pool_of(options: PgConnectOptions, application: &str, connections_max: u32) -> PgPool {
     PgPoolOptions::new()
-        .max_connections(CONNECTIONS_MAX)
+        .max_connections(connections_max)
         .acquire_timeout(Duration::from_secs(DATABASE_WAIT_SECONDS_MAX))
         // An environment sleeps between invocations, and a proxy or the server may have hung up meanwhile.
         .test_before_acquire(true)

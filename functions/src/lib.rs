@@ -13,6 +13,7 @@
 pub mod aggregate;
 mod answer;
 pub mod api;
+pub mod bill;
 pub mod clients;
 mod deadline;
 pub mod edge;

@@ -6,13 +6,14 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use aggregator::close::{self, Period, Request};
 use aggregator::directory::{AccountDirectory, CustomerId, NewCustomer};
 use anyhow::Context;
 use api::api_keys::NewKey;
 use api::auth::Scope;
 use api::{Grouping, UsageQuery, UsageScope, usage};
 use benches::cloudtrail::{LOGS_FOLDER, Plan, write_month};
-use billing::{Customers, Month, Outcome, render_text};
+use billing::{Customers, Month, load_invoice, render_text};
 use ingest::{AccountId, Hour, Meter, Timestamp};
 use rust_decimal::Decimal;
 
@@ -105,27 +106,56 @@ async fn chain(global: &Global, arguments: &cli::Demo, platform: &Platform) -> a
     let now = edge::now();
     let ended = months.iter().filter(|(month, _)| month.end() <= now);
     let (period, _) = ended.max_by_key(|(_, events)| **events).context("no usage in a month that has ended")?;
-    let report = super::invoice::issue_month(stores, *period, Customers::Only(customers), false).await?;
+    close_month(stores, *period, &customers).await?;
+    let report = super::invoice::issue_month(stores, *period, Customers::Only(customers), 0).await?;
+    let pool = stores.database.pool(Role::Billing)?;
     let mut shown = None;
     for result in report.results {
-        match result.outcome {
-            Outcome::Issued(invoice) | Outcome::AlreadyIssued(invoice) => {
-                print::line(&format!(
-                    "{}: {} for {period}, total {} {}",
-                    result.customer.as_str(),
-                    invoice.number.as_deref().unwrap_or("no number"),
-                    invoice.total,
-                    invoice.currency
-                ));
-                shown.get_or_insert((result.customer, invoice));
-            }
-            Outcome::Failed(error) => return Err(error.into()),
-            Outcome::Previewed(_) | Outcome::NotUnderContract => {}
+        if let Some(reason) = result.outcome.reason() {
+            anyhow::bail!("no invoice for {}: {reason}", result.customer);
+        }
+        let Some(invoice) = result.outcome.billed() else { continue };
+        print::line(&format!(
+            "{}: {} for {period}, total {} {}",
+            result.customer.as_str(),
+            invoice.number.as_deref().unwrap_or("no number"),
+            invoice.total,
+            invoice.total.currency()
+        ));
+        if shown.is_none() {
+            let document = load_invoice(&mut *pool.acquire().await?, &invoice.id).await?;
+            shown = document.map(|document| (result.customer, document));
         }
     }
     let (customer, invoice) = shown.context("no customer has an invoice")?;
     print::line(&format!("\n{}", render_text(&invoice)));
     Ok((customer, *period))
+}
+
+/// Closes the month of these customers, because invoices are made from closes only. Records that were set aside do not stop a
+/// demo: then the close says so, and for which reason it was made.
+async fn close_month(stores: &Stores, period: Month, customers: &[CustomerId]) -> anyhow::Result<()> {
+    let mut request = Request {
+        period: Period::parse(&period.to_string())?,
+        customers: Some(customers.to_vec()),
+        actor: "demo".to_owned(),
+        override_because: None,
+        is_dry_run: false,
+    };
+    let closes = super::close::close(stores, &request).await?;
+    let refused = closes.iter().filter(|close| close.outcome == close::Outcome::Refused);
+    let refused: Vec<CustomerId> = refused.map(|close| close.customer.clone()).collect();
+    if refused.is_empty() {
+        return Ok(());
+    }
+    let missing: usize = closes.iter().map(|close| close.blockers.len()).sum();
+    print::line(&format!("{missing} things stand in the way of closing {period}; the demo closes it all the same."));
+    request.customers = Some(refused);
+    request.override_because = Some("the demo bills what could be counted".to_owned());
+    let closes = super::close::close(stores, &request).await?;
+    let open = closes.iter().find(|close| close.outcome == close::Outcome::Refused);
+    anyhow::ensure!(open.is_none(), "{period} cannot be closed: see `securebase close --period {period}`");
+    Ok(())
 }
 
 /// Log objects of the month before this one, made on the spot; made once a home.

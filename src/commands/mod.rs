@@ -15,6 +15,7 @@ mod keys;
 mod meters;
 mod rate_cards;
 pub(crate) mod receipts;
+mod outbox;
 mod replay;
 mod serve;
 mod simulate;
@@ -62,6 +63,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Evidence(evidence) => evidence::run(global, evidence).await,
         Command::Verify(arguments) => verify::run(global, arguments).await,
         Command::Receipts(receipts) => receipts::run(global, receipts).await,
+        Command::Outbox(outbox) => outbox::run(global, outbox).await,
         Command::DeadLetters(letters) => dead_letters::run(global, letters).await,
         Command::Sources => sources::run(global),
         Command::Audit(audit) => audit::run(global, audit).await,
@@ -116,6 +118,15 @@ async fn failed(failures: Vec<watch::Receiver<Option<String>>>) -> String {
 async fn caught_up(stores: &Stores) -> anyhow::Result<()> {
     let unswept = stores.acknowledgements().unswept().await?;
     crate::replay::rolled_up(&UsageRows::new(stores.database.pool(Role::Aggregator)?), &unswept.partitions).await
+}
+
+/// Who gives the command, as the audit trail names them.
+fn operator() -> String {
+    let named = ["SECUREBASE_OPERATOR", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
+    match named.filter(|name| !name.trim().is_empty()) {
+        Some(name) => format!("operator:{}", name.trim()),
+        None => "operator".to_owned(),
+    }
 }
 
 fn instant(text: &str, option: &str) -> anyhow::Result<Timestamp> {

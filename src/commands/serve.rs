@@ -9,6 +9,7 @@ use api::{ApiParts, ApiState, Identity, Telemetry, TenantMac};
 use tokio::net::TcpListener;
 
 use crate::cli::{self, Global, StoresChoice};
+use crate::mail::Mail;
 use crate::platform::{Platform, Work};
 use crate::stores::Role;
 use crate::{edge, print};
@@ -63,10 +64,12 @@ pub(super) async fn serve(global: &Global, mut platform: Platform, listener: Tcp
             reason = super::failed(failures) => drop(failed.send(reason)),
         }
     };
+    let mailing = Mail::of(global, &platform.stores)?.map(|mail| tokio::spawn(mail.keep_sending()));
     let served = api::serve(listener, state, shutdown).await;
     refreshing.abort();
     archiving.abort();
     measuring.abort();
+    mailing.iter().for_each(tokio::task::JoinHandle::abort);
     let counts = authenticator.cache_counts();
     if let Some(per_mille) = counts.hits_per_mille() {
         tracing::info!(

@@ -84,6 +84,10 @@ fn a_month_is_issued_once_and_shown_by_its_number() {
     let preview = site.json([run.as_slice(), &["--dry-run"]].concat());
     assert_eq!(outcomes(&preview), ["previewed", "previewed"], "a preview writes nothing");
 
+    // Without a close there is nothing to issue from, and nobody waits any more: the draft stays.
+    let open = site.run([run.as_slice(), &["--customer", "acme", "--json"]].concat());
+    assert_eq!((open.code, open.json()["results"][0]["outcome"].as_str()), (Some(1), Some("unproven")), "{open:?}");
+    site.json(["close", "--period", "2024-03"]);
     let one = site.json([run.as_slice(), &["--customer", "acme"]].concat());
     assert_eq!((&one["issued"], &one["failures"]), (&json!(1), &json!(0)));
     let invoice = &one["results"][0]["invoice"];
@@ -117,12 +121,14 @@ fn a_month_is_issued_once_and_shown_by_its_number() {
     site.run(["customers", "add", "later", "--name", "L", "--tier", "standard", "--contract-start", start]).succeeded();
     let none = site.json([run.as_slice(), &["--customer", "later"]].concat());
     assert_eq!(outcomes(&none), ["not_under_contract"]);
+    assert_eq!((&none["finished"], &none["counts"]), (&json!(true), &json!({ "not_under_contract": 1 })));
 }
 
 #[test]
 fn the_seller_on_an_invoice_is_the_configured_one() {
     let site = Site::new();
     site.add_customer("acme", "standard");
+    site.json(["close", "--period", "2024-03"]);
     let mut command = site.command(["invoice", "run", "--period", "2024-03", "--json"]);
     command.env("SECUREBASE_SELLER_NAME", "Metering Ltd").env("SECUREBASE_SELLER_ADDRESS", "1 High Street");
     let report = crate::support::run(command.env("SECUREBASE_SELLER_TAX_ID", "GB123")).json();

@@ -7,6 +7,7 @@
 
 mod accounts;
 mod aws;
+mod billing;
 mod closing;
 mod dead_letters;
 mod demo;

@@ -141,6 +141,7 @@ fn a_given_database_is_used_by_all_and_shows_the_api_only_what_a_customer_may_se
     site.write("logs/a.json", &object(0..40));
     site.write("logs/b.json", &object_of(OTHER, 0..7, "2024-03-05T10:00:00Z"));
     site.json(["replay", "logs"]);
+    site.json(["close", "--period", "2024-03"]);
     assert_eq!(site.json(["invoice", "run", "--period", "2024-03"])["issued"], 2);
     assert_eq!(serving.quantity(&site.api_key("acme")), 40);
     assert_eq!(serving.quantity(&site.api_key("bert")), 7);

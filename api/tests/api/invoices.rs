@@ -1,32 +1,54 @@
 //! Invoices that billing issued, seen by the customers they were issued to.
 
 use aggregator::directory::CustomerId;
-use billing::{Customers, InvoiceDocument, Month, Outcome, Party, RunRequest};
+use billing::{Customers, InvoiceDocument, Month, Outcome, Party, RunRequest, load_invoice};
+use chrono::{DateTime, Utc};
 use ingest::Timestamp;
 use serde_json::Value;
-use sqlx::PgPool;
+use sqlx::{Connection as _, PgConnection, PgPool};
 
 use crate::client::{encoded, get, get_with};
 use crate::stage::{Stage, one_row};
 
-/// Issues two customers their invoices of the month; returns them in that order.
+/// Closes a month of two customers, as the aggregator does: the totals of their usage rows, and evidence.
+async fn close(stage: &Stage, month: Month) {
+    let mut aggregator = PgConnection::connect_with(&stage.options("securebase_aggregator")).await.unwrap();
+    let mut transaction = aggregator.begin().await.unwrap();
+    let (start, end) = (DateTime::<Utc>::from(month.start()), DateTime::<Utc>::from(month.end()));
+    for statement in [
+        "insert into closes (customer_id, period_start, period_end, cut, source_class, directory_version, cut_at, evidence_sha256)
+         select customer_id, $1::date, $2::date, 1, 'reconciled', 0, $2, sha256(convert_to(customer_id, 'UTF8'))
+         from customers where customer_id in ('acme', 'globex')",
+        "insert into closed_totals (close_id, customer_id, account_id, meter, region, category, window_start, total, identities)
+         select k.close_id, u.customer_id, u.account_id, u.meter, u.region, u.category, u.window_start, sum(u.total), sha256('')
+         from usage_rows u join closes k on k.customer_id = u.customer_id and k.period_start = $1::date
+         where u.window_start >= $1 and u.window_start < $2
+         group by k.close_id, u.customer_id, u.account_id, u.meter, u.region, u.category, u.window_start",
+        "insert into evidence_records (close_id, customer_id, sha256, document)
+         select close_id, customer_id, evidence_sha256, '' from closes where period_start = $1::date and $2 is not null",
+    ] {
+        sqlx::query(statement).bind(start).bind(end).execute(&mut *transaction).await.unwrap();
+    }
+    transaction.commit().await.unwrap();
+}
+
+/// Closes and issues months of two customers; returns their invoices in that order.
 async fn issue(stage: &Stage, months: &[&str]) -> Vec<InvoiceDocument> {
     let billing = PgPool::connect_with(stage.options("securebase_billing")).await.unwrap();
     let mut issued = Vec::new();
     for (index, month) in months.iter().enumerate() {
+        let period = Month::parse(month).unwrap();
+        close(stage, period).await;
         let customers = ["acme", "globex"].map(|id| CustomerId::parse(id).unwrap()).to_vec();
-        let request = RunRequest {
-            period: Month::parse(month).unwrap(),
-            customers: Customers::Only(customers),
-            seller: Party { name: "SecureBase".into(), ..Party::default() },
-        };
+        let seller = Party { name: "SecureBase".into(), ..Party::default() };
+        let request =
+            RunRequest { customers: Customers::Only(customers), workers: 1, ..RunRequest::new(period, seller) };
         let now = Timestamp::parse_rfc3339("2026-11-01T00:00:00Z").unwrap().saturating_add_secs(index as i64);
         let report = billing::issue(&billing, &request, now).await.unwrap();
         for result in report.results {
-            match result.outcome {
-                Outcome::Issued(invoice) => issued.push(*invoice),
-                other => panic!("{other:?}"),
-            }
+            let Outcome::Issued(invoice) = result.outcome else { panic!("{:?}", result.outcome) };
+            let stored = load_invoice(&mut *billing.acquire().await.unwrap(), &invoice.id).await.unwrap();
+            issued.push(stored.unwrap());
         }
     }
     issued

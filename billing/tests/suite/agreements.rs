@@ -9,7 +9,7 @@ use billing::{
 };
 use chrono::NaiveDate;
 
-use crate::fixture::{Fixture, at, only, only_invoice};
+use crate::fixture::{Fixture, at, only, only_preview};
 
 fn anna() -> CustomerId {
     CustomerId::from_str("anna").unwrap()
@@ -274,6 +274,6 @@ async fn a_broken_agreement_is_an_error_of_its_customer_alone() {
         })
         .collect();
     assert_eq!(said, ["anna: the customer's currency is broken", "bert: standard"]);
-    let report = preview(&fixture.billing, &only("2026-10", &["bert"])).await.unwrap();
-    assert_eq!(only_invoice(&report).subtotal, "2000.00");
+    let previews = preview(&fixture.billing, &only("2026-10", &["bert"])).await.unwrap();
+    assert_eq!(only_preview(previews).subtotal, "2000.00");
 }

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use aggregator::directory::CustomerId;
-use billing::{Customers, InvoiceDocument, Month, Outcome, Party, RunReport, RunRequest};
+use billing::{Customers, InvoiceDocument, Month, Outcome, Party, Previewed, RunReport, RunRequest};
 use embedded::testing::TestDatabase;
 use hmac::{Hmac, Mac};
 use ingest::{Meter, Timestamp};
@@ -45,6 +45,14 @@ impl Fixture {
 
     pub(crate) async fn superuser(&self) -> PgConnection {
         PgConnection::connect(&self.database.superuser_url()).await.unwrap()
+    }
+
+    pub(crate) fn superuser_url(&self) -> String {
+        self.database.superuser_url()
+    }
+
+    pub(crate) fn url(&self, role: &str) -> String {
+        self.database.url(role)
     }
 
     pub(crate) async fn connect(&self, role: &str) -> PgConnection {
@@ -116,22 +124,113 @@ impl Fixture {
         transaction
     }
 
+    /// Closes a month for a customer as the aggregator does: the totals of its usage rows, and evidence of them. Returns the
+    /// close's number.
+    pub(crate) async fn close(&self, customer: &str, period: &str, source_class: &str) -> i64 {
+        let month = Month::parse(period).unwrap();
+        let mut aggregator = self.connect("securebase_aggregator").await;
+        let mut transaction = aggregator.begin().await.unwrap();
+        let close_id: i64 = sqlx::query_scalar(
+            "insert into closes (
+                 customer_id, period_start, period_end, cut, source_class, directory_version, cut_at, evidence_sha256)
+             select $1, $2, $3, coalesce(max(cut), 0) + 1, $4, 0, $5, sha256(convert_to($1 || coalesce(max(cut), 0), 'UTF8'))
+             from closes where customer_id = $1 and period_start = $2
+             returning close_id",
+        )
+        .bind(customer)
+        .bind(month.first_day())
+        .bind(month.end_day())
+        .bind(source_class)
+        .bind(chrono::DateTime::<chrono::Utc>::from(month.end()))
+        .fetch_one(&mut *transaction)
+        .await
+        .unwrap();
+        sqlx::query(
+            "insert into closed_totals (
+                 close_id, customer_id, account_id, meter, region, category, window_start, total, identities)
+             select $1, $2, account_id, meter, region, category, window_start, sum(total), sha256('identities')
+             from usage_rows
+             where customer_id = $2 and window_start >= $3 and window_start < $4
+             group by account_id, meter, region, category, window_start",
+        )
+        .bind(close_id)
+        .bind(customer)
+        .bind(chrono::DateTime::<chrono::Utc>::from(month.start()))
+        .bind(chrono::DateTime::<chrono::Utc>::from(month.end()))
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+        sqlx::query(
+            "insert into evidence_records (close_id, customer_id, sha256, document)
+             select close_id, customer_id, evidence_sha256, 'gzip' from closes where close_id = $1",
+        )
+        .bind(close_id)
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+        transaction.commit().await.unwrap();
+        close_id
+    }
+
+    /// Closes a month, proven, for everyone who has no close of it.
+    pub(crate) async fn close_all(&self, period: &str) {
+        let first_day = Month::parse(period).unwrap().first_day();
+        let open: Vec<String> = sqlx::query_scalar(
+            "select customer_id from customers c
+             where not exists (select from closes k where k.customer_id = c.customer_id and k.period_start = $1)
+             order by customer_id",
+        )
+        .bind(first_day)
+        .fetch_all(&mut self.superuser().await)
+        .await
+        .unwrap();
+        for customer in open {
+            self.close(&customer, period, "proven").await;
+        }
+    }
+
+    /// Closes a month for everyone, proven, and issues it at this time.
+    pub(crate) async fn issue(&self, period: &str, now: &str) -> RunReport {
+        self.close_all(period).await;
+        billing::issue(&self.billing, &request(period), at(now)).await.unwrap()
+    }
+
     /// Issues October 2026 for everyone at the first moment of November.
     pub(crate) async fn issue_october(&self) -> RunReport {
-        billing::issue(&self.billing, &request("2026-10"), at("2026-11-01T00:00:00Z")).await.unwrap()
+        self.issue("2026-10", "2026-11-01T00:00:00Z").await
+    }
+
+    /// The invoice with this number or id, as it is stored.
+    pub(crate) async fn invoice(&self, number_or_id: &str) -> InvoiceDocument {
+        let mut connection = self.connect("securebase_operator").await;
+        billing::load_invoice(&mut connection, number_or_id).await.unwrap().unwrap()
+    }
+
+    /// The only invoice of a report, however it got there.
+    pub(crate) async fn only_invoice(&self, report: &RunReport) -> InvoiceDocument {
+        match report.results.as_slice() {
+            [result] => self.invoice(&result.outcome.billed().unwrap().id).await,
+            _ => panic!("{:?}", summary(report)),
+        }
+    }
+
+    /// One text per row of a query's first column.
+    pub(crate) async fn texts(&self, sql: &str) -> Vec<String> {
+        sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_all(&mut self.superuser().await).await.unwrap()
     }
 }
 
-pub(crate) fn request(period: &str) -> RunRequest {
-    RunRequest {
-        period: Month::parse(period).unwrap(),
-        customers: Customers::All,
-        seller: Party {
-            name: "SecureBase Inc.".into(),
-            address: "2 Vault Road\nDover, DE 19901".into(),
-            tax_id: "US 98-7654321".into(),
-        },
+pub(crate) fn seller() -> Party {
+    Party {
+        name: "SecureBase Inc.".into(),
+        address: "2 Vault Road\nDover, DE 19901".into(),
+        tax_id: "US 98-7654321".into(),
     }
+}
+
+/// A run by one worker, so that numbers follow the order of customers.
+pub(crate) fn request(period: &str) -> RunRequest {
+    RunRequest { workers: 1, ..RunRequest::new(Month::parse(period).unwrap(), seller()) }
 }
 
 pub(crate) fn only(period: &str, customers: &[&str]) -> RunRequest {
@@ -145,24 +244,22 @@ pub(crate) fn at(text: &str) -> Timestamp {
 
 /// One short text per customer: `anna: issued INV-2026-11-0001`.
 pub(crate) fn summary(report: &RunReport) -> Vec<String> {
-    let number = |invoice: &InvoiceDocument| invoice.number.clone().unwrap_or_else(|| "without number".into());
     let outcome = |outcome: &Outcome| match outcome {
-        Outcome::Issued(invoice) => format!("issued {}", number(invoice)),
-        Outcome::AlreadyIssued(invoice) => format!("already issued {}", number(invoice)),
-        Outcome::Previewed(invoice) => format!("previewed {}", number(invoice)),
-        Outcome::NotUnderContract => "not under contract".into(),
-        Outcome::Failed(error) => format!("failed: {error}"),
+        Outcome::Issued(invoice) => format!("issued {}", invoice.number.clone().unwrap()),
+        Outcome::AlreadyIssued(invoice) => format!("already issued {}", invoice.number.clone().unwrap()),
+        Outcome::Failed { reason } => format!("failed: {reason}"),
+        other => match other.reason() {
+            Some(reason) => format!("{}: {reason}", other.as_str()),
+            None => other.as_str().replace('_', " "),
+        },
     };
     report.results.iter().map(|result| format!("{}: {}", result.customer, outcome(&result.outcome))).collect()
 }
 
-/// The only invoice of a report, however it got there.
-pub(crate) fn only_invoice(report: &RunReport) -> &InvoiceDocument {
-    match report.results.as_slice() {
-        [result] => match &result.outcome {
-            Outcome::Issued(invoice) | Outcome::AlreadyIssued(invoice) | Outcome::Previewed(invoice) => invoice,
-            _ => panic!("{:?}", summary(report)),
-        },
-        _ => panic!("{:?}", summary(report)),
+/// The document of the only preview.
+pub(crate) fn only_preview(previews: Vec<(CustomerId, Previewed)>) -> InvoiceDocument {
+    match <[_; 1]>::try_from(previews).unwrap() {
+        [(_, Previewed::Document(document) | Previewed::AlreadyIssued(document))] => *document,
+        [other] => panic!("{other:?}"),
     }
 }

@@ -3,10 +3,15 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
 
 mod agreements;
+mod desk;
 mod fixture;
 mod gallery;
 mod golden;
 mod issuing;
+mod killed;
+mod late_usage;
+mod outbox;
 mod permissions;
 mod rate_cards;
 mod simulation;
+mod wire;

@@ -3,7 +3,7 @@
 use billing::{Comparison, Month, RateCard, SEEDED_CARDS, Simulated, SimulationError, UsageState, preview, simulate};
 use ingest::{Meter, Meters};
 
-use crate::fixture::{Fixture, only, only_invoice};
+use crate::fixture::{Fixture, only, only_preview};
 
 /// The seeded card of a tier with something replaced.
 fn trial(index: usize, from: &str, to: &str) -> RateCard {
@@ -70,8 +70,8 @@ async fn the_whole_base_is_rated_again_and_nothing_changes() {
     );
     assert_eq!(compared(&results[0]).usage, UsageState::Open);
     assert_eq!((fixture.count("invoices").await, fixture.count("rate_cards").await), (0, 4));
-    let report = preview(&fixture.billing, &only("2026-10", &["anna"])).await.unwrap();
-    assert_eq!(only_invoice(&report).total, compared(&results[0]).before.1.totals.total.to_decimal_text());
+    let previews = preview(&fixture.billing, &only("2026-10", &["anna"])).await.unwrap();
+    assert_eq!(only_preview(previews).total, compared(&results[0]).before.1.totals.total.to_decimal_text());
 }
 
 #[tokio::test]
