@@ -346,13 +346,17 @@ const AGREEMENTS: &str = "
                 cross join lateral jsonb_array_elements(i.snapshot -> 'invoice' -> 'taken') d
                 where i.customer_id = r.customer_id and i.status in ('issued', 'paid')
                     and i.period_start <> $2::date and d ->> 'code' = r.code
+                    and not exists (
+                        select from credit_notes n where n.invoice_id = i.invoice_id and n.kind = 'cancellation')
             ) used
             where r.customer_id = c.customer_id)::text as coupons,
         (select json_agg(json_build_object('covers', i.snapshot -> 'covers', 'number', i.invoice_number)
                 order by i.period_start, i.invoice_number)
             from invoices i
             where i.customer_id = c.customer_id and i.kind = 'prepayment' and i.status in ('issued', 'paid')
-                and i.snapshot ? 'covers')::text as prepaid
+                and i.snapshot ? 'covers'
+                and not exists (
+                    select from credit_notes n where n.invoice_id = i.invoice_id and n.kind = 'cancellation'))::text as prepaid
     from customers c
     where $1::text[] is null or c.customer_id = any($1::text[])
     order by c.customer_id";

@@ -65,8 +65,10 @@ fn check_invoice(path: &Path, evidence: &EvidenceFile) -> anyhow::Result<()> {
     let at = || format!("--invoice {}", path.display());
     let invoice: Value = serde_json::from_slice(&fs::read(path).with_context(at)?).with_context(at)?;
     let sha256 = hex::encode(evidence.sha256);
-    let named = find(&invoice, "evidence_sha256").and_then(Value::as_str);
-    let named = named.with_context(|| format!("{}: the invoice names no evidence (evidence_sha256)", at()))?;
+    // What it is: the document, or something that has it inside, such as the answer of a run of one customer.
+    let evidence_of_invoice = find(&invoice, "evidence").and_then(|evidence| evidence["sha256"].as_str());
+    let named = evidence_of_invoice
+        .with_context(|| format!("{}: the invoice names no evidence (`evidence.sha256` of its JSON)", at()))?;
     anyhow::ensure!(
         named == sha256,
         "{}: the invoice is for the evidence {named}, the file is {sha256}: export the evidence of the invoice's cut",

@@ -86,7 +86,7 @@ fn a_month_is_issued_once_and_shown_by_its_number() {
 
     // Without a close there is nothing to issue from, and nobody waits any more: the draft stays.
     let open = site.run([run.as_slice(), &["--customer", "acme", "--json"]].concat());
-    assert_eq!((open.code, open.json()["results"][0]["outcome"].as_str()), (Some(1), Some("unproven")), "{open:?}");
+    assert_eq!((open.code, open.report()["results"][0]["outcome"].as_str()), (Some(1), Some("unproven")), "{open:?}");
     site.json(["close", "--period", "2024-03"]);
     let one = site.json([run.as_slice(), &["--customer", "acme"]].concat());
     assert_eq!((&one["issued"], &one["failures"]), (&json!(1), &json!(0)));

@@ -74,7 +74,8 @@ fn an_invoice_is_sent_paid_and_listed() {
     assert_eq!(site.json(["invoice", "pay", &acme, "--reference", "2"])["open"], "0.00");
     assert_eq!(site.json(["invoice", "show", &acme])["status"], "paid");
     let listed = site.json(["invoice", "list", "--status", "issued"]);
-    let states: Vec<&str> = listed["invoices"].as_array().unwrap().iter().filter_map(|i| i["number"].as_str()).collect();
+    let states: Vec<&str> =
+        listed["invoices"].as_array().unwrap().iter().filter_map(|i| i["number"].as_str()).collect();
     assert_eq!(states, [bert.as_str()]);
     assert_eq!(site.json(["invoice", "remind"])["overdue"], 0);
     let table = site.run(["invoice", "list", "--customer", "acme"]);
@@ -120,7 +121,7 @@ fn an_invoice_is_credited_issued_again_and_late_usage_follows() {
 fn a_draft_is_discarded_and_billed_after_all() {
     let site = site();
     let open = site.run(["invoice", "run", "--period", "2024-05", "--customer", "bert", "--json"]);
-    let draft = open.json()["results"][0]["invoice"]["id"].as_str().unwrap().to_owned();
+    let draft = open.report()["results"][0]["invoice"]["id"].as_str().unwrap().to_owned();
     assert_eq!(site.json(["invoice", "list", "--status", "draft"])["invoices"][0]["id"], json!(draft));
     site.json(["invoice", "void", &draft, "--reason", "not yet"]);
     site.json(["close", "--period", "2024-05"]);

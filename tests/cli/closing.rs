@@ -146,7 +146,7 @@ fn a_customer_checks_the_evidence_with_its_own_logs_and_no_stores() {
     let hash = fs::read_to_string(&evidence).unwrap();
     let invoice = |sha256: &str, quantity: &str| {
         let lines = json!([{ "meter": "cloudtrail_events", "quantity": quantity }]);
-        let invoice = json!({ "number": "INV-2024-04-0001", "evidence_sha256": sha256, "lines": lines });
+        let invoice = json!({ "number": "INV-2024-04-0001", "evidence": { "sha256": sha256 }, "lines": lines });
         site.write("invoice.json", invoice.to_string().as_bytes())
     };
     site.write("logs/b.json", &object(59..100));
@@ -155,6 +155,13 @@ fn a_customer_checks_the_evidence_with_its_own_logs_and_no_stores() {
     check(&invoice(&sha256, "100")).succeeded();
     assert!(check(&invoice(&sha256, "101")).refusal().contains("bills 101 of cloudtrail_events, its evidence has 100"));
     assert!(check(&invoice(&"0".repeat(64), "100")).refusal().contains("the invoice is for the evidence 0000"));
+    let none =
+        site.write("none.json", json!({ "number": "INV-2024-04-0001", "evidence": null }).to_string().as_bytes());
+    assert!(check(&none).refusal().contains("names no evidence"));
+    // And the invoice that was made from the close is.
+    let run = site.json(["invoice", "run", "--period", MONTH, "--customer", "acme"]);
+    let issued = site.write("issued.json", run["results"][0]["invoice"].to_string().as_bytes());
+    check(&issued).succeeded();
     let cut_short = site.write("short", &hash.as_bytes()[..hash.len() - 9]);
     let refused = away.run(["verify", "--evidence", &cut_short, &logs]);
     assert!(refused.refusal().contains("ends early"), "{refused:?}");

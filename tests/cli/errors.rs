@@ -57,7 +57,7 @@ fn what_is_not_there_is_refused_by_name() {
     check(&site, &["usage", "--customer", "nobody"], &["no customer nobody", "customers add"]);
     let register = ["accounts", "register", "123456789012", "--customer", "nobody", "--from", "2024-01-01T00:00:00Z"];
     check(&site, &register, &["nobody", "does not exist"]);
-    check(&site, &["invoice", "show", "INV-2024-03-0001"], &["no invoice INV-2024-03-0001"]);
+    check(&site, &["invoice", "show", "INV-2024-03-0001"], &["no invoice or credit note INV-2024-03-0001"]);
     check(&site, &["dead-letters", "replay", "0123"], &["no open dead letter 0123", "dead-letters list"]);
     let add = |tier, tax| {
         [

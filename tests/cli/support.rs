@@ -46,7 +46,11 @@ pub(crate) struct Ran {
 impl Ran {
     /// The last line of standard output, as JSON, of a command that succeeded.
     pub(crate) fn json(&self) -> Value {
-        self.succeeded();
+        self.succeeded().report()
+    }
+
+    /// The same of a command that may have reported a failure in it.
+    pub(crate) fn report(&self) -> Value {
         let line = self.out.lines().last().unwrap_or_default();
         serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
