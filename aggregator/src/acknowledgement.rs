@@ -6,6 +6,7 @@ pub use unswept::Unswept;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::future::Future;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::primitives::Blob;
@@ -48,6 +49,23 @@ pub enum AcknowledgementError {
     /// An item is not one of ours. Stop.
     #[error("acknowledgements: {0}")]
     Item(#[from] ItemError),
+}
+
+/// The port to where acknowledgements are kept.
+pub trait AcknowledgementStore: Sync {
+    /// Keeps one batch of acknowledgements, each slice's whole or not at all, and before it what a sweep will have to look
+    /// at; `batch` is a fresh random id, so that batches never overwrite each other.
+    fn acknowledge(
+        &self,
+        batch: CommitId,
+        acknowledgements: &[Acknowledgement],
+    ) -> impl Future<Output = Result<(), AwsError>> + Send;
+}
+
+impl AcknowledgementStore for Acknowledgements {
+    async fn acknowledge(&self, batch: CommitId, acknowledgements: &[Acknowledgement]) -> Result<(), AwsError> {
+        self.put(batch, acknowledgements).await.map(drop)
+    }
 }
 
 /// The table of acknowledgements: partition key `run`, sort key `batch`. The aggregator is its only writer.

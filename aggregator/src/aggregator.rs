@@ -10,7 +10,7 @@ use ingest::{Bucket, Reason, Slice, Timestamp, Window, stream_format};
 
 use ingest::aws::AwsError;
 
-use crate::acknowledgement::{Acknowledgement, Acknowledgements};
+use crate::acknowledgement::{Acknowledgement, AcknowledgementStore, Acknowledgements};
 use crate::commit::{CommitError, Committed, Gain, Limits, Loaded, PartlyCommitted, commit};
 use crate::commit_log::CommitLog;
 use crate::entry::CommitId;
@@ -19,12 +19,24 @@ use crate::fold::Tally;
 /// Buckets and windows committed at once. What is known of so many is outside the cache.
 const PARTITIONS_AT_ONCE: usize = 16;
 
+/// The port to where dead letters are kept.
+pub trait DeadLetterStore: Sync {
+    /// Sets records aside. One that was set aside before stays as it is.
+    fn set_aside(&self, letters: &[DeadLetter]) -> impl Future<Output = Result<(), AwsError>> + Send;
+}
+
+impl DeadLetterStore for DeadLetters {
+    async fn set_aside(&self, letters: &[DeadLetter]) -> Result<(), AwsError> {
+        self.put(letters).await.map(drop)
+    }
+}
+
 /// Counts slices and acknowledges them.
 #[derive(Debug)]
-pub struct Aggregator<L> {
+pub struct Aggregator<L, A = Acknowledgements, D = DeadLetters> {
     log: L,
-    acknowledgements: Acknowledgements,
-    dead_letters: DeadLetters,
+    acknowledgements: A,
+    dead_letters: D,
     cache: Mutex<Cache>,
     /// Write units of slices that failed, to be acknowledged with them once they do not.
     unacknowledged_units: BTreeMap<(Bucket, Window), u64>,
@@ -99,12 +111,12 @@ impl BatchFailure {
     }
 }
 
-impl<L: CommitLog> Aggregator<L> {
+impl<L: CommitLog, A: AcknowledgementStore, D: DeadLetterStore> Aggregator<L, A, D> {
     /// An aggregator that keeps at most `cache_bytes_max` of known identities; `random_id` gives fresh random ids.
     pub fn new(
         log: L,
-        acknowledgements: Acknowledgements,
-        dead_letters: DeadLetters,
+        acknowledgements: A,
+        dead_letters: D,
         cache_bytes_max: usize,
         random_id: fn() -> CommitId,
         counters: Arc<Counters>,
@@ -121,7 +133,7 @@ impl<L: CommitLog> Aggregator<L> {
         Self { limits, ..self }
     }
 
-    pub(crate) fn dead_letters(&self) -> &DeadLetters {
+    pub(crate) fn dead_letters(&self) -> &D {
         &self.dead_letters
     }
 
@@ -162,7 +174,7 @@ impl<L: CommitLog> Aggregator<L> {
                 }
             }
         }
-        if let Err(error) = self.acknowledgements.put((self.random_id)(), &acknowledged).await {
+        if let Err(error) = self.acknowledgements.acknowledge((self.random_id)(), &acknowledged).await {
             // Counted but not acknowledged: the next try finds everything known and says so.
             for (slice, said) in slices_done.iter().zip(&acknowledged) {
                 self.owe((slice.bucket, slice.window()), said.units);
@@ -205,7 +217,7 @@ impl<L: CommitLog> Aggregator<L> {
                 resolved_at: None,
             })
             .collect();
-        self.dead_letters.put(&letters).await?;
+        self.dead_letters.set_aside(&letters).await?;
         self.counters.parked_slices.fetch_add(letters.len() as u64, Ordering::Relaxed);
         tracing::error!(%error, slices = letters.len(), "a partition cannot be trusted; its slices are dead letters");
         Ok(())

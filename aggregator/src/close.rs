@@ -25,9 +25,9 @@ pub use evidence::{COUNTING_RULES, FORMAT};
 pub use identities::{IdentitiesError, identities};
 pub use period::{NotAPeriod, Period};
 pub use prefix::{CountedHour, Cut, PrefixError, read_hour};
-pub use snapshot::TotalKey;
+pub use snapshot::{Owners, Snapshot, TotalKey};
 pub use store::{StoredClose, closes_of, evidence_of};
-pub use totals::{ClosedTotal, CustomerTotals, LineKey};
+pub use totals::{ClosedTotal, CustomerTotals, LineKey, totals_at};
 
 /// Every statement of this module, for the test that prepares them against the schema.
 #[doc(hidden)]

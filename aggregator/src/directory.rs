@@ -26,7 +26,7 @@ pub use limits::{AccountLimit, account_limits};
 pub use organization::{NotAnOrganizationId, OrganizationId};
 use organizations::give_rows;
 pub use organizations::{Followed, Organization, OrganizationRegistration, RegisterOrganizationError};
-use placement::{Change, Conflict, place};
+pub use placement::{Change, Conflict, place};
 
 /// One stretch of time in which an account was one customer's.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use ingest::dead_letter::DeadLetter;
 use ingest::{Reason, Slice, SliceId, Timestamp, stream_format};
 
-use crate::aggregator::{Aggregator, BatchFailure};
+use crate::acknowledgement::AcknowledgementStore;
+use crate::aggregator::{Aggregator, BatchFailure, DeadLetterStore};
 use crate::commit::Gain;
 use crate::commit_log::CommitLog;
 
@@ -67,7 +68,7 @@ impl Shard {
     }
 }
 
-impl<L: CommitLog> Aggregator<L> {
+impl<L: CommitLog, A: AcknowledgementStore, D: DeadLetterStore> Aggregator<L, A, D> {
     /// Counts records of one shard, given in the shard's order. A record that is not in the stream's format is set aside
     /// and is then done; so a record that is not done means that a store failed.
     pub async fn count(&mut self, shard: &Shard, records: Vec<DeliveredRecord>, now: Timestamp) -> RecordsOutcome {
@@ -87,12 +88,12 @@ impl<L: CommitLog> Aggregator<L> {
                 }
             }
         }
-        let set_aside = if letters.is_empty() { Ok(0) } else { self.dead_letters().put(&letters).await };
+        let set_aside = if letters.is_empty() { Ok(()) } else { self.dead_letters().set_aside(&letters).await };
         let counted = self.run(batch, now).await;
         let failed: BTreeSet<SliceId> = counted.failed.iter().map(|slice| slice.id).collect();
         let first_slice = slices_of.iter().position(|slices| slices.iter().any(|slice| failed.contains(slice)));
         let (first_letter, letter_failure) = match set_aside {
-            Ok(_) => (None, None),
+            Ok(()) => (None, None),
             Err(error) => (first_letter, Some(BatchFailure::from(error))),
         };
         RecordsOutcome {

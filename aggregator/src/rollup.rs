@@ -8,12 +8,15 @@ use thiserror::Error;
 use crate::commit::Gain;
 use crate::commit_log::{CommitLog, ReadError};
 use crate::entry::Content;
-use crate::fact_rows::{FactError, FactRows};
+use crate::fact_rows::FactError;
 use crate::known::Untrusted;
 use crate::partition::Partition;
 use crate::usage_rows::{Advance, AdvanceError, AdvanceOutcome, CounterTotal, DatabaseError, UsageRows};
 
 mod facts;
+mod store;
+
+pub use store::RollUpStore;
 
 /// Partitions in one transaction.
 const TRANSACTION_PARTITIONS_MAX: usize = 64;
@@ -63,17 +66,15 @@ pub struct Refused {
 
 /// Rolls commit logs up into usage rows.
 #[derive(Debug)]
-pub struct RollUp<L> {
+pub struct RollUp<L, R = UsageRows> {
     log: L,
-    rows: UsageRows,
-    fact_rows: FactRows,
+    rows: R,
 }
 
-impl<L: CommitLog> RollUp<L> {
+impl<L: CommitLog, R: RollUpStore> RollUp<L, R> {
     /// Rolls `log` up into `rows`.
-    pub fn new(log: L, rows: UsageRows) -> Self {
-        let fact_rows = rows.fact_rows();
-        Self { log, rows, fact_rows }
+    pub fn new(log: L, rows: R) -> Self {
+        Self { log, rows }
     }
 
     /// Brings the usage rows of these partitions at least up to what they gained. Gains that connect to the cursor are

@@ -27,17 +27,17 @@ pub struct TotalKey {
 }
 
 /// Who owned an account when, as far as it bears on a period.
-pub(super) type Owners = BTreeMap<AccountId, Vec<Ownership>>;
+pub type Owners = BTreeMap<AccountId, Vec<Ownership>>;
 
 /// Everything of one period, at one instant.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Snapshot {
+pub struct Snapshot {
     /// Changes of the directory so far.
-    pub(super) directory_version: i64,
+    pub directory_version: i64,
     /// Every account that had an owner in the period.
-    pub(super) owners: Owners,
+    pub owners: Owners,
     /// How far the logs of the period's counts, and of all facts, are rolled up.
-    pub(super) cursors: BTreeMap<Partition, u64>,
+    pub cursors: BTreeMap<Partition, u64>,
 }
 
 impl Snapshot {

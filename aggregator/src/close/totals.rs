@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, stream};
-use ingest::{AccountId, Bucket, Hour, Identity, Meter, Quantity, RunId, Window};
+use ingest::{AccountId, Bucket, Hour, Identity, Meter, Meters, Quantity, RunId, Window};
 use sha2::{Digest, Sha256};
 
-use super::facts::FactTotals;
+use super::facts::{self, FactTotals, Keep};
 use super::period::Period;
 use super::prefix::{CountedHour, Cut, PrefixError, read_hour};
 use super::snapshot::{Snapshot, TotalKey};
@@ -58,6 +58,21 @@ pub struct CustomerTotals {
 pub(super) fn identities_sha256<'a>(sorted: impl IntoIterator<Item = &'a Identity>) -> [u8; 32] {
     let hash = sorted.into_iter().fold(Sha256::new(), |hash, identity| hash.chain_update(identity.as_bytes()));
     hash.finalize().into()
+}
+
+/// What customers' usage of a period comes to, recomputed from the logs up to where the snapshot says that they are rolled
+/// up: counts and facts, by customer. Passes over whatever the logs hold behind that.
+pub async fn totals_at<L: CommitLog>(
+    log: &L,
+    snapshot: &Snapshot,
+    meters: &Meters,
+    period: Period,
+    customers: &[CustomerId],
+) -> Result<BTreeMap<CustomerId, CustomerTotals>, PrefixError> {
+    let facts = facts::fold(log, snapshot, meters, period, Keep::Hashes).await?;
+    let mut folded = fold(log, snapshot, period, customers).await?;
+    add_facts(&mut folded, &facts, snapshot);
+    Ok(folded)
 }
 
 /// Folds every log of the period that the customers' accounts are counted in, up to where it is rolled up.

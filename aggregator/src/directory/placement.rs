@@ -6,24 +6,33 @@ use super::{CustomerId, Ownership};
 
 /// What a registration does to the intervals.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Change {
+pub enum Change {
     /// It is so already.
-    Unchanged { since: Hour },
+    Unchanged {
+        /// Since when.
+        since: Hour,
+    },
     /// The customer's interval that starts at `former_start` starts earlier.
-    Extend { former_start: Hour },
+    Extend {
+        /// Where it starts so far.
+        former_start: Hour,
+    },
     /// A new interval without end begins; the former owner's, if any, ends there.
-    Open { former: Option<Ownership> },
+    Open {
+        /// Whose interval ends there.
+        former: Option<Ownership>,
+    },
 }
 
 /// The interval that contradicts the registration.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Conflict(pub(super) Ownership);
+pub struct Conflict(pub Ownership);
 
 /// Decides what makes `customer` the owner from `from` on. `history` is sorted and does not overlap.
 ///
 /// Only the end of the history can change: an hour before the start of a later interval would take usage from an owner
 /// without saying until when.
-pub(super) fn place(history: &[Ownership], customer: &CustomerId, from: Hour) -> Result<Change, Conflict> {
+pub fn place(history: &[Ownership], customer: &CustomerId, from: Hour) -> Result<Change, Conflict> {
     if history.iter().any(|owned| owned.customer == *customer && owned.from == from) {
         // The same registration again, also when the account has moved on since: repeating must not undo the move.
         return Ok(Change::Unchanged { since: from });

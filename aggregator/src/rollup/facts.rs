@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use ingest::{Bucket, Timestamp, UsageFact};
 
-use super::{Refused, RollUp, RollUpError, TRANSACTION_PARTITIONS_MAX, refuse};
+use super::{Refused, RollUp, RollUpError, RollUpStore, TRANSACTION_PARTITIONS_MAX, refuse};
 use crate::commit::Gain;
 use crate::commit_log::CommitLog;
 use crate::entry::Content;
@@ -18,13 +18,13 @@ const TRANSACTION_FACTS_MAX: usize = 50_000;
 
 type Behind<'a> = Vec<(&'a Partition, u64)>;
 
-impl<L: CommitLog> RollUp<L> {
+impl<L: CommitLog, R: RollUpStore> RollUp<L, R> {
     /// Counts what goes on without a word: what is live, up to the hour of `now`; and puts exports in force that a process
     /// completed and did not. For a sweep.
     pub async fn go_on(&self, now: Timestamp) -> Result<(), RollUpError> {
-        self.fact_rows.go_on(now).await?;
-        for export in self.fact_rows.exports_complete().await? {
-            self.fact_rows.put_in_force(&export, now).await?;
+        self.rows.go_on(now).await?;
+        for export in self.rows.exports_complete().await? {
+            self.rows.put_in_force(&export, now).await?;
         }
         Ok(())
     }
@@ -83,7 +83,7 @@ impl<L: CommitLog> RollUp<L> {
                     Err(error) => return Err(error),
                 }
             }
-            match self.fact_rows.advance(bucket, &advances, now).await {
+            match self.rows.advance_facts(bucket, &advances, now).await {
                 Ok(FactsAdvanced { outcomes, exports_complete }) => {
                     complete.extend(exports_complete);
                     let stale = advancing.into_iter().zip(outcomes);
@@ -102,7 +102,7 @@ impl<L: CommitLog> RollUp<L> {
             behind.extend(later);
         }
         for export in complete {
-            self.fact_rows.put_in_force(&export, now).await?;
+            self.rows.put_in_force(&export, now).await?;
         }
         Ok(())
     }
