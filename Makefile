@@ -87,6 +87,16 @@ mapping: ## The Lambda functions behind a simulated event source mapping that le
 	SECUREBASE_MAPPING_SEEDS=$(or $(SEEDS),100) SECUREBASE_MAPPING_FIRST_SEED=$(or $(FIRST_SEED),1) \
 		cargo test -p functions --test functions -- --nocapture mapping::chain
 
+.PHONY: sim
+sim: ## The whole chain in one thread, from seeds, with everything that can go wrong; SEEDS=1000 FIRST_SEED=0 STEPS=600
+	cargo build -p benches --bin sim
+	$(DEBUG)/sim --seeds $(or $(SEEDS),1000) --first-seed $(or $(FIRST_SEED),0) --steps $(or $(STEPS),600)
+
+.PHONY: soak
+soak: ## The same with new seeds and longer histories until the time is over; SECONDS=600 FIRST_SEED=1000000
+	cargo build --release -p benches --bin sim
+	$(TARGET)/release/sim --seeds 1000000000 --seconds $(or $(SECONDS),600) --first-seed $(or $(FIRST_SEED),1000000) --steps $(or $(STEPS),3000)
+
 .PHONY: functions-report
 functions-report: ## Size, start, answers and memory of the Lambda functions, built for release
 	cargo build --release -p functions --bins

@@ -10,3 +10,4 @@
 pub mod cloudtrail;
 pub mod landing_zone;
 mod random;
+pub mod simulation;

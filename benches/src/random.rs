@@ -19,9 +19,11 @@ pub(crate) enum Stream {
     Sample,
     Export,
     Envelope,
+    Simulation,
 }
 
 /// SplitMix64 (Steele, Lea, Flood, 2014). Ten lines of our own, because a library may change its numbers between versions.
+#[derive(Clone, Debug)]
 pub(crate) struct Draws(u64);
 
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;

@@ -1,0 +1,426 @@
+//! The processes of the simulated world: each does its work over and over, and may be ended between any two steps.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, LazyLock};
+
+use aggregator::aggregator::Aggregator;
+use aggregator::commit::Gain;
+use aggregator::directory::{Change, Ownership, place};
+use aggregator::records::{DeliveredRecord, Shard};
+use aggregator::rollup::{RollUp, RollUpError};
+use aggregator::usage_rows::{AdvanceError, DatabaseError};
+use ingest::dead_letter::DeadLetter;
+use ingest::manifest::Manifest;
+use ingest::{
+    Beside, Declarations, Identity, Meters, Packer, Rules, RunId, Slice, Statement, Timestamp, UsageEvent, UsageFact,
+    Verdict, read_object, stream_format,
+};
+
+use super::fault::{Fault, Sabotage};
+use super::log::Logs;
+use super::receipts::{Acknowledgements, Letters};
+use super::rows::Rows;
+use super::source::Object;
+use super::world::{World, next_id, step};
+
+pub(super) type Process = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Begins a process with a number of its own.
+type Begin = fn(Arc<World>, u32) -> Process;
+
+/// Who there is; several of most, so that they get in each other's way.
+pub(super) const CAST: &[(&str, Begin)] = &[
+    ("reader", |world, _| Box::pin(read(world))),
+    ("reader", |world, _| Box::pin(read(world))),
+    ("consumer", |world, process| Box::pin(consume(world, process))),
+    ("consumer", |world, process| Box::pin(consume(world, process))),
+    ("consumer", |world, process| Box::pin(consume(world, process))),
+    ("roll-up", |world, process| Box::pin(roll_up(world, process))),
+    ("roll-up", |world, process| Box::pin(roll_up(world, process))),
+    ("sweep", |world, process| Box::pin(sweep(world, process))),
+    ("operator", |world, _| Box::pin(operate(world))),
+    ("close", |world, process| Box::pin(super::month::close(world, process))),
+    ("close", |world, process| Box::pin(super::month::close(world, process))),
+    ("billing", |world, _| Box::pin(super::month::bill(world))),
+    ("billing", |world, _| Box::pin(super::month::bill(world))),
+    ("mail", |world, _| Box::pin(super::month::mail(world))),
+];
+
+static DECLARED: LazyLock<Declarations> = LazyLock::new(|| {
+    let text = "[[declared]]\nmeter = \"data_transfer_bytes\"\nsource = \"focus_export\"\n";
+    Declarations::parse(text).expect("a declaration")
+});
+pub(super) static METERS: LazyLock<Meters> = LazyLock::new(Meters::built_in);
+
+/// Reads objects that are not done, and now and then one that is.
+async fn read(world: Arc<World>) {
+    loop {
+        step().await;
+        let Some((object, run, now)) = next_object(&world) else { continue };
+        let packed = pack(&world, &object, run, now);
+        let manifest = packed.manifest;
+        for slices in in_records(&world, packed.slices) {
+            let (bucket, body) = (slices[0].bucket.number(), stream_format::encode(&slices));
+            put(&world, bucket, body).await;
+        }
+        let letters = Letters(Arc::clone(&world));
+        while aggregator::aggregator::DeadLetterStore::set_aside(&letters, &packed.letters).await.is_err() {}
+        loop {
+            step().await;
+            let mut state = world.lock();
+            if state.strikes(Fault::Throttled, 4) {
+                continue;
+            }
+            let is_written = state.manifests.iter().any(|one| one.run == manifest.run);
+            if !is_written {
+                state
+                    .say(|| format!("manifest of {} in run {}: {} slices", object.name, manifest.run, manifest.slices));
+                state.manifests.push(manifest.clone());
+            }
+            if !state.strikes(Fault::AnswerLost, 4) {
+                break;
+            }
+        }
+    }
+}
+
+/// An object to read, a fresh run and the time of the reading.
+fn next_object(world: &World) -> Option<(Object, RunId, Timestamp)> {
+    let mut state = world.lock();
+    let state = &mut *state;
+    let replays = state.strikes(Fault::Replay, 6);
+    let draw = state.draws.next();
+    let there = state.sources.there(state.step);
+    let has_manifest = |name: &str| state.manifests.iter().any(|manifest| manifest.object.name == name);
+    // What was sent is on its way, unless the stream has nothing any more.
+    let is_waiting = !state.stream.records.is_empty() && !draw.is_multiple_of(16);
+    let wanted: Vec<&Object> = there
+        .map(|(_, object)| object)
+        .filter(|object| replays || !(state.is_done(&object.name) || is_waiting && has_manifest(&object.name)))
+        .collect();
+    let object = (*wanted.get(usize::try_from(draw >> 32).unwrap_or(0) % wanted.len().max(1))?).clone();
+    let run = RunId::from_bytes(next_id().0);
+    state.say(|| format!("reading {} in run {run}", object.name));
+    Some((object, run, state.now()))
+}
+
+struct Packed {
+    slices: Vec<Slice>,
+    letters: Vec<DeadLetter>,
+    manifest: Manifest,
+}
+
+/// Reads an object as every front end of ingest does.
+fn pack(world: &World, object: &Object, run: RunId, now: Timestamp) -> Packed {
+    let sabotage = world.lock().options.sabotage;
+    let rules = Rules { now, declared: &DECLARED, meters: &METERS };
+    let (mut packer, mut slices, mut letters) = (Packer::new(run), Vec::new(), Vec::new());
+    let found = read_object(&object.name, object.stored.as_slice(), rules, |judged| {
+        let letter = |reason| DeadLetter {
+            object: object.name.clone(),
+            offset: judged.offset,
+            number: judged.number,
+            reason,
+            bytes: judged.bytes.to_vec(),
+            is_whole: judged.is_whole,
+            seen_at: now,
+            resolved_at: None,
+        };
+        match judged.verdict {
+            Verdict::Usage(event) => packer.add(spoiled(event, run, now, sabotage), &mut slices),
+            Verdict::Facts(statement) => {
+                let (event, facts) = statement.into_parts();
+                let facts: Vec<_> = facts.into_iter().map(|fact| spoiled_fact(fact, sabotage)).collect();
+                let statement = match event {
+                    Some(event) => Statement::beside(event, facts),
+                    None => {
+                        let mut facts = facts.into_iter();
+                        let first = facts.next().expect("a statement says something");
+                        Statement::of_facts(first, facts)
+                    }
+                };
+                packer.add_statement(statement, &mut slices);
+            }
+            Verdict::NotCounted(_) => {}
+            Verdict::DeadLetter(reason) => letters.push(letter(reason)),
+        }
+        for beside in judged.beside {
+            match beside {
+                Beside::Usage(event) => packer.add_beside(event, &mut slices),
+                Beside::Fact(fact) => packer.add_fact_beside(*fact, &mut slices),
+                Beside::DeadLetter(reason) => letters.push(letter(reason)),
+                Beside::Object(_) | Beside::Digest(_) => {}
+            }
+        }
+        Ok::<(), std::convert::Infallible>(())
+    })
+    .expect("an object in memory can be read");
+    slices.extend(packer.flush());
+    let mut state = world.lock();
+    let records = object.records;
+    state.ensure(records.is_none_or(|records| records == found.read), || {
+        format!("{} records of {} are read, not {records:?}", found.read, object.name)
+    });
+    let poison = letters.len() as u64;
+    state.ensure(poison == object.poison, || {
+        let reasons: Vec<&str> = letters.iter().map(|letter| letter.reason.as_str()).collect();
+        format!("{poison} records of {} are dead letters, not {}: {reasons:?}", object.name, object.poison)
+    });
+    let manifest = Manifest::new(run, object.name.clone(), found, packer.slices(), packer.beside_slices(), now);
+    Packed { slices, letters, manifest }
+}
+
+fn spoiled(mut event: UsageEvent<'_>, run: RunId, now: Timestamp, sabotage: Option<Sabotage>) -> UsageEvent<'_> {
+    match sabotage {
+        Some(Sabotage::IdentityOfDelivery) => {
+            event.identity = Identity::of_parts(&[event.identity.as_bytes(), run.as_bytes()]);
+        }
+        Some(Sabotage::ArrivalTime) => event.event_time = now,
+        _ => {}
+    }
+    event
+}
+
+fn spoiled_fact(mut fact: UsageFact<'_>, sabotage: Option<Sabotage>) -> UsageFact<'_> {
+    if sabotage == Some(Sabotage::RevisionIgnored) && fact.key.export.is_none() {
+        fact.revision = 0;
+    }
+    fact
+}
+
+/// One or several slices of a bucket a record.
+fn in_records(world: &World, slices: Vec<Slice>) -> Vec<Vec<Slice>> {
+    let mut state = world.lock();
+    let mut records = Vec::<Vec<Slice>>::new();
+    for slice in slices {
+        match records.last_mut() {
+            Some(last) if last[0].bucket == slice.bucket && state.draws.percent(50) => last.push(slice),
+            _ => records.push(vec![slice]),
+        }
+    }
+    records
+}
+
+/// Puts a record until the stream says that it has it.
+async fn put(world: &World, bucket: u16, body: Vec<u8>) {
+    loop {
+        step().await;
+        let is_heard = {
+            let mut state = world.lock();
+            let state = &mut *state;
+            if state.strikes(Fault::Throttled, 4) || state.strikes(Fault::WriteLost, 3) {
+                false
+            } else {
+                state.put(bucket, body.clone(), false);
+                !state.strikes(Fault::ProducerRetry, 6)
+            }
+        };
+        step().await;
+        if is_heard {
+            return;
+        }
+    }
+}
+
+/// Counts what is on the stream: any records of a shard, in any order, whoever else has them.
+async fn consume(world: Arc<World>, process: u32) {
+    let logs = Logs { world: Arc::clone(&world), process, is_writer: true };
+    let (limits, cache_bytes) = {
+        let state = world.lock();
+        (state.limits, state.cache_bytes)
+    };
+    let counters = Arc::default();
+    let (acknowledgements, letters) = (Acknowledgements(Arc::clone(&world)), Letters(Arc::clone(&world)));
+    let mut aggregator = Aggregator::new(logs, acknowledgements, letters, cache_bytes, next_id, Arc::clone(&counters))
+        .with_limits(limits);
+    loop {
+        step().await;
+        let Some((shard, taken)) = take_records(&world) else { continue };
+        let sequences: Vec<u64> = taken.iter().map(|(sequence, _)| *sequence).collect();
+        let now = {
+            let mut state = world.lock();
+            if state.is(Sabotage::CheckpointFirst) {
+                state.stream.records.retain(|record| !sequences.contains(&record.sequence));
+            }
+            state.say(|| format!("consumer {process} has records {sequences:?} of shard {shard}"));
+            state.now()
+        };
+        let records =
+            taken.into_iter().map(|(sequence, body)| DeliveredRecord { sequence_number: sequence.to_string(), body });
+        let shard = Shard { stream: "usage".to_owned(), id: shard.to_string() };
+        let outcome = aggregator.count(&shard, records.collect(), now).await;
+        step().await;
+        let mut state = world.lock();
+        let parked = counters.snapshot().parked_slices;
+        state.ensure(parked == 0, || format!("{parked} slices are parked"));
+        if let Some(failure) = &outcome.failure {
+            let (is_passing, said) = (failure.is_passing(), failure.to_string());
+            state.ensure(is_passing, || format!("counting fails for good: {said}"));
+            state.say(|| format!("consumer {process} fails: {said}"));
+        }
+        if !outcome.gains.is_empty() && !state.strikes(Fault::TriggerLost, 15) {
+            if state.strikes(Fault::TriggerRepeated, 5) {
+                let again = outcome.gains.clone();
+                state.triggers.push_back(again);
+            }
+            state.triggers.push_back(outcome.gains);
+        }
+        // The lowest failed one and everything behind it come again.
+        let done = &sequences[..outcome.first_failed.unwrap_or(sequences.len())];
+        state.stream.records.retain(|record| !done.contains(&record.sequence));
+    }
+}
+
+/// A record's sequence number and body.
+type Taken = (u64, Vec<u8>);
+
+/// Records of one shard, which stay there until somebody has done them.
+fn take_records(world: &World) -> Option<(usize, Vec<Taken>)> {
+    let mut state = world.lock();
+    let state = &mut *state;
+    let owed = state.stream.records.len() as u64;
+    let one = state.stream.records.get(usize::try_from(state.draws.below(owed)).unwrap_or(0))?;
+    let shard = one.shard;
+    let mut taken: Vec<Taken> = state
+        .stream
+        .records
+        .iter()
+        .filter(|record| record.shard == shard)
+        .map(|record| (record.sequence, record.body.clone()))
+        .collect();
+    // Other boundaries each time, and not always from the beginning.
+    let from = if state.draws.percent(50) { state.draws.below(taken.len() as u64) } else { 0 };
+    let mut taken = taken.split_off(usize::try_from(from).unwrap_or(0));
+    taken.truncate(usize::try_from(1 + state.draws.below(5)).unwrap_or(1));
+    if state.draws.percent(20) {
+        taken.reverse();
+    }
+    Some((shard, taken))
+}
+
+/// Whether a roll-up may go through later.
+fn passes(error: &RollUpError) -> bool {
+    use aggregator::commit_log::ReadError;
+    use aggregator::fact_rows::FactError;
+    match error {
+        RollUpError::Read(ReadError::Store(error)) => error.kind.is_passing(),
+        RollUpError::Database(DatabaseError::Unavailable(_))
+        | RollUpError::Advance(AdvanceError::Database(DatabaseError::Unavailable(_)))
+        | RollUpError::Facts(FactError::Database(DatabaseError::Unavailable(_))) => true,
+        _ => false,
+    }
+}
+
+/// Rolls gains up and says whether all of it is; what is refused, or fails for good, is wrong.
+async fn apply(world: &World, roll_up: &RollUp<Logs, Rows>, gains: Vec<Gain>) -> bool {
+    let now = world.lock().now();
+    let result = roll_up.apply(gains, now).await;
+    let mut state = world.lock();
+    match result {
+        Ok(refused) => {
+            let refused: Vec<String> = refused.iter().map(ToString::to_string).collect();
+            state.ensure(refused.is_empty(), || refused.join("; "));
+            true
+        }
+        Err(error) => {
+            let is_passing = passes(&error);
+            state.ensure(is_passing, || format!("rolling up fails for good: {error}"));
+            state.say(|| "the roll-up fails".to_owned());
+            false
+        }
+    }
+}
+
+fn rolling(world: &Arc<World>, process: u32) -> RollUp<Logs, Rows> {
+    RollUp::new(Logs { world: Arc::clone(world), process, is_writer: false }, Rows(Arc::clone(world)))
+}
+
+async fn roll_up(world: Arc<World>, process: u32) {
+    let roll_up = rolling(&world, process);
+    loop {
+        step().await;
+        let trigger = world.lock().triggers.pop_front();
+        let Some(gains) = trigger else { continue };
+        if !apply(&world, &roll_up, gains.clone()).await {
+            world.lock().triggers.push_back(gains);
+        }
+    }
+}
+
+/// Brings rows up to what is acknowledged, then takes the markers away.
+async fn sweep(world: Arc<World>, process: u32) {
+    let roll_up = rolling(&world, process);
+    loop {
+        step().await;
+        let markers = {
+            let mut state = world.lock();
+            let is_time = state.is_calm || state.draws.percent(40);
+            let markers = if is_time { state.markers.clone() } else { Default::default() };
+            if state.is(Sabotage::SweepForgets) {
+                state.markers.retain(|key, _| !markers.contains_key(key));
+            }
+            markers
+        };
+        if markers.is_empty() {
+            let is_complete = world.lock().exports_complete().is_empty();
+            if !is_complete {
+                let now = world.lock().now();
+                // What does not go through comes with the next sweep.
+                let _ = roll_up.go_on(now).await;
+            }
+            continue;
+        }
+        let gain = |(partition, version): (aggregator::partition::Partition, u64)| Gain {
+            partition,
+            from_version: version,
+            to_version: version,
+            totals: None,
+        };
+        let gains = markers.values().flatten().cloned().map(gain).collect();
+        if apply(&world, &roll_up, gains).await {
+            step().await;
+            let mut state = world.lock();
+            state.markers.retain(|key, _| !markers.contains_key(key));
+            state.say(|| format!("{} markers are swept", markers.len()));
+        }
+    }
+}
+
+/// Deals with dead letters, and moves accounts.
+async fn operate(world: Arc<World>) {
+    loop {
+        step().await;
+        let mut state = world.lock();
+        let state = &mut *state;
+        if state.is_calm || state.draws.percent(5) {
+            let open = state.letters.iter_mut().find(|(_, letter)| letter.is_open);
+            if let Some((id, letter)) = open {
+                letter.is_open = false;
+                let line = format!("dead letter {id} of {} is dismissed: {}", letter.object, letter.reason.as_str());
+                state.say(|| line);
+            }
+        }
+        if state.strikes(Fault::Move, 8) {
+            let account = state.draws.pick(&state.sources.accounts);
+            let customer = state.sources.customers[usize::try_from(state.draws.below(2)).unwrap_or(0)].clone();
+            let from = state.draws.pick(&state.sources.hours);
+            let history = state.owners.entry(account).or_default();
+            let Ok(Change::Open { former }) = place(history, &customer, from) else { continue };
+            if let (Some(_), Some(last)) = (former, history.last_mut()) {
+                last.until = Some(from);
+            }
+            history.push(Ownership { customer: customer.clone(), from, until: None });
+            state.directory_version += 1;
+            state.change();
+            state.say(|| format!("account {account} is {}'s from {from} on", customer.as_str()));
+            if !state.is(Sabotage::RowsNotMoved) {
+                let keys: Vec<_> = state.rows.keys().filter(|key| key.1 == account).cloned().collect();
+                for key in keys {
+                    let owner = state.owner(&account, key.3);
+                    state.rows.get_mut(&key).expect("it is there").owner = owner;
+                }
+            }
+        }
+    }
+}
