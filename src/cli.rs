@@ -291,6 +291,8 @@ pub(crate) struct AccountRegister {
 pub(crate) enum Invoice {
     /// Issue the invoices of a month; customers that have theirs keep it
     Run(InvoiceRun),
+    /// What a month would come to with what is counted so far; writes nothing
+    Preview(InvoicePreview),
     /// Invoices and drafts, newest first
     List(InvoiceList),
     /// Show one invoice, draft or credit note
@@ -332,6 +334,16 @@ pub(crate) struct InvoiceRun {
     /// How many customers are billed at once
     #[arg(long, value_name = "N", default_value_t = billing::WORKERS)]
     pub(crate) workers: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InvoicePreview {
+    /// The month, such as 2026-10; this month without
+    #[arg(long, value_name = "MONTH")]
+    pub(crate) period: Option<String>,
+    /// Only this customer
+    #[arg(long, value_name = "ID")]
+    pub(crate) customer: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -20,7 +20,7 @@ use crate::money::Money;
 use crate::period::Month;
 use crate::rate_card::{Phase, RateCardError, Selector, Span};
 use crate::share::Share;
-use crate::statements::Statement;
+use crate::statements::{READERS, Statement};
 use crate::tax::{Exemption, JurisdictionRate, TaxRate, rates_on};
 use crate::terms::{PrepaidFee, Stretch, Terms};
 use crate::tier::Tier;
@@ -361,5 +361,4 @@ const AGREEMENTS: &str = "
     where $1::text[] is null or c.customer_id = any($1::text[])
     order by c.customer_id";
 
-pub(crate) const STATEMENTS: &[Statement] =
-    &[Statement { name: "agreements", sql: AGREEMENTS, roles: &["securebase_billing", "securebase_operator"] }];
+pub(crate) const STATEMENTS: &[Statement] = &[Statement { name: "agreements", sql: AGREEMENTS, roles: READERS }];

@@ -9,7 +9,7 @@ use crate::days::Days;
 use crate::rate_card::rows::{PriceRow, RateCardRow};
 use crate::rate_card::{RateCard, RateCardError, RateCardFault};
 use crate::share::Share;
-use crate::statements::Statement;
+use crate::statements::{READERS, Statement};
 use crate::tax::JurisdictionRate;
 use crate::tier::{Tier, UnknownTier};
 
@@ -262,12 +262,10 @@ const TAX_RATES: &str = "
     from tax_rates
     order by jurisdiction, category nulls first, valid_from";
 
-const ROLES: &[&str] = &["securebase_billing", "securebase_operator"];
-
 pub(crate) const STATEMENTS: &[Statement] = &[
-    Statement { name: "all rate cards", sql: CARDS, roles: ROLES },
-    Statement { name: "all prices", sql: PRICES, roles: ROLES },
-    Statement { name: "all tax rates", sql: TAX_RATES, roles: ROLES },
+    Statement { name: "all rate cards", sql: CARDS, roles: READERS },
+    Statement { name: "all prices", sql: PRICES, roles: READERS },
+    Statement { name: "all tax rates", sql: TAX_RATES, roles: READERS },
 ];
 
 #[cfg(test)]

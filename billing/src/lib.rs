@@ -98,7 +98,7 @@ pub use run::{
     BilledInvoice, BillingError, Credited, CustomerResult, Customers, DUE_DAYS, DeskError, Discarded, GRACE_HOURS,
     GrantKind, GrantRequest, Granted, Interruptions, Outcome, Paid, PayRequest, Point, Previewed, RunError, RunReport,
     RunRequest, Uninterrupted, WORKERS, bill_late_usage, credit, grant, issue, issue_with, pay, prepay, preview,
-    reissue, void,
+    preview_customer, reissue, void,
 };
 pub use share::{NotAShare, Share};
 pub use simulation::{CompareError, Comparison, Simulated, SimulationError, UsageState, simulate};

@@ -14,6 +14,8 @@ pub struct Statement {
 pub(crate) const BILLING: &[&str] = &["securebase_billing"];
 /// Invoices are read by the run, by the operator's command line, and by the application within a proven tenant.
 pub(crate) const READERS: &[&str] = &["securebase_billing", "securebase_operator", "securebase_app"];
+/// What a month would come to is worked out by the run, and by the application within a proven tenant.
+pub(crate) const PREVIEWERS: &[&str] = &["securebase_billing", "securebase_app"];
 
 /// Every statement of this room, for a test that prepares each as its roles. Each stands beside its use.
 pub fn statements() -> Vec<Statement> {

@@ -5,7 +5,7 @@ use ingest::Timestamp;
 use sqlx::PgConnection;
 
 use crate::postings::{Account, Postings};
-use crate::statements::{BILLING, Statement};
+use crate::statements::{BILLING, PREVIEWERS, Statement};
 
 /// What an entry is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,5 +102,5 @@ const OPEN_MINOR: &str = "select invoice_open_minor($1::text::uuid)";
 
 pub(super) const STATEMENTS: &[Statement] = &[
     Statement { name: "post", sql: POST, roles: BILLING },
-    Statement { name: "open of an invoice", sql: OPEN_MINOR, roles: BILLING },
+    Statement { name: "open of an invoice", sql: OPEN_MINOR, roles: PREVIEWERS },
 ];

@@ -29,7 +29,7 @@ use crate::period::Month;
 use crate::postings::Postings;
 use crate::prepayment::annual_prepayment;
 use crate::snapshot::Snapshot;
-use crate::statements::{BILLING, Statement};
+use crate::statements::{PREVIEWERS, Statement};
 use crate::terms::{PrepaidFee, Terms, TermsError};
 
 /// What is the same for every customer of a run.
@@ -641,4 +641,4 @@ const STANDING: &str = "
     where c.customer_id = $1::text";
 
 pub(super) const STATEMENTS: &[Statement] =
-    &[Statement { name: "standing of a customer", sql: STANDING, roles: BILLING }];
+    &[Statement { name: "standing of a customer", sql: STANDING, roles: PREVIEWERS }];

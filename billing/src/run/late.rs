@@ -11,7 +11,7 @@ use crate::late_usage::{Billed, Step};
 use crate::lifecycle::{AnyStored, Status};
 use crate::read::ReadError;
 use crate::snapshot::{CreditSnapshot, Snapshot};
-use crate::statements::{BILLING, Statement};
+use crate::statements::{BILLING, PREVIEWERS, Statement};
 
 /// An adjustment that was charged for a period, and the invoice that carries it.
 #[derive(Clone, Debug)]
@@ -248,9 +248,9 @@ const RELEASE: &str = "
     where invoice_id in (select adjusted_invoice_id from invoice_adjustments where invoice_id = $1::text::uuid)";
 
 pub(super) const STATEMENTS: &[Statement] = &[
-    Statement { name: "newer cuts", sql: NEWER, roles: BILLING },
-    Statement { name: "notes of late usage", sql: NOTES, roles: BILLING },
-    Statement { name: "adjustments of a period", sql: ADJUSTMENTS, roles: BILLING },
+    Statement { name: "newer cuts", sql: NEWER, roles: PREVIEWERS },
+    Statement { name: "notes of late usage", sql: NOTES, roles: PREVIEWERS },
+    Statement { name: "adjustments of a period", sql: ADJUSTMENTS, roles: PREVIEWERS },
     Statement { name: "carried adjustments", sql: CARRIED, roles: BILLING },
     Statement { name: "find invoice", sql: FIND, roles: BILLING },
     Statement { name: "advance cut", sql: ADVANCE, roles: BILLING },

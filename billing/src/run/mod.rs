@@ -298,23 +298,50 @@ pub async fn preview(pool: &PgPool, request: &RunRequest) -> Result<Vec<(Custome
     let mut connection = pool.acquire().await?;
     let customers = known(&mut connection, &request.customers).await?;
     let catalog = catalog(&mut connection, request.period).await?;
-    let billing = Billing {
-        period: request.period,
-        seller: &request.seller,
-        grace_hours: request.grace_hours,
-        discarded: request.discarded,
-        actor: ACTOR,
-        catalog: &catalog,
-        // Read for decisions about issuing, of which a preview makes none.
-        now: request.period.end(),
-        interruptions: &Uninterrupted,
-    };
+    let billing = previewing(request.period, &request.seller, &catalog);
     let mut previews = Vec::with_capacity(customers.len());
     for customer in customers {
         let previewed = preview_one(&mut connection, &billing, &customer).await.unwrap_or_else(Previewed::Failed);
         previews.push((customer, previewed));
     }
     Ok(previews)
+}
+
+/// The same for one customer, on a connection as it is: as `securebase_billing`, or as `securebase_app` in a transaction whose
+/// proven tenant is that customer; any other is then [`RunError::UnknownCustomer`].
+///
+/// Everything but the evidence, the class of the sources, number and dates is what the invoice will say, once the usage is
+/// complete through the end of the period: the same terms, the same arithmetic, and a close refuses totals that are not those of
+/// the usage rows.
+pub async fn preview_customer(
+    connection: &mut sqlx::PgConnection,
+    customer: &CustomerId,
+    period: Month,
+    seller: &Party,
+) -> Result<Previewed, RunError> {
+    let catalog = catalog(connection, period).await?;
+    match preview_one(connection, &previewing(period, seller, &catalog), customer).await {
+        Ok(previewed) => Ok(previewed),
+        Err(BillingError::UnknownCustomer) => Err(RunError::UnknownCustomer(customer.clone())),
+        Err(error) => match error.into_passing() {
+            Ok(error) => Err(error.into()),
+            Err(error) => Ok(Previewed::Failed(error)),
+        },
+    }
+}
+
+fn previewing<'a>(period: Month, seller: &'a Party, catalog: &'a Catalog) -> Billing<'a> {
+    Billing {
+        period,
+        seller,
+        // Read for decisions about issuing, of which a preview makes none.
+        grace_hours: GRACE_HOURS,
+        discarded: Discarded::Stay,
+        now: period.end(),
+        actor: ACTOR,
+        catalog,
+        interruptions: &Uninterrupted,
+    }
 }
 
 async fn preview_one(

@@ -9,7 +9,7 @@ use crate::days::Days;
 use crate::fraction::Fraction;
 use crate::period::Month;
 use crate::quantity::SECONDS_PER_WINDOW;
-use crate::statements::{BILLING, Statement};
+use crate::statements::{PREVIEWERS, Statement};
 use crate::usage::{Usage, UsagePart, Windows};
 
 #[derive(sqlx::FromRow)]
@@ -81,6 +81,6 @@ const USAGE_ROWS: &str = by_meter_and_day!(
 );
 
 pub(super) const STATEMENTS: &[Statement] = &[
-    Statement { name: "closed totals", sql: CLOSED_TOTALS, roles: BILLING },
-    Statement { name: "usage so far", sql: USAGE_ROWS, roles: BILLING },
+    Statement { name: "closed totals", sql: CLOSED_TOTALS, roles: PREVIEWERS },
+    Statement { name: "usage so far", sql: USAGE_ROWS, roles: PREVIEWERS },
 ];

@@ -12,6 +12,7 @@ mod killed;
 mod late_usage;
 mod outbox;
 mod permissions;
+mod previewing;
 mod rate_cards;
 mod simulation;
 mod wire;

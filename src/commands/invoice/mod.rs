@@ -18,6 +18,7 @@ use crate::{edge, print};
 pub(super) async fn run(global: &Global, command: cli::Invoice) -> anyhow::Result<ExitCode> {
     match command {
         cli::Invoice::Run(arguments) => run::run_month(global, arguments).await,
+        cli::Invoice::Preview(arguments) => run::preview_month(global, arguments).await,
         cli::Invoice::List(arguments) => list(global, arguments).await,
         cli::Invoice::Show { number } => show(global, number).await,
         cli::Invoice::Issue(arguments) => desk::issue(global, arguments).await,

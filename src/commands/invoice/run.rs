@@ -45,16 +45,10 @@ pub(super) async fn run_month(global: &Global, arguments: cli::InvoiceRun) -> an
         workers: arguments.workers,
         ..RunRequest::new(period, seller())
     };
-    let platform = Platform::open(global, Work::Stores).await?;
     if arguments.dry_run {
-        let previews = super::super::with_platform(platform, |stores| async move {
-            // What was counted and not rolled up yet would be missing.
-            super::super::caught_up(&stores).await?;
-            Ok(preview(&stores.database.pool(Role::Billing)?, &request).await?)
-        })
-        .await?;
-        return Ok(print_previews(global, period, &previews));
+        return show_previews(global, request).await;
     }
+    let platform = Platform::open(global, Work::Stores).await?;
     let is_json = global.json;
     let (report, documents) = super::super::with_platform(platform, |stores| async move {
         let pool = stores.database.pool_of(Role::Billing, connections(request.workers))?;
@@ -78,6 +72,30 @@ pub(super) async fn run_month(global: &Global, arguments: cli::InvoiceRun) -> an
         (0, true) => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     })
+}
+
+pub(super) async fn preview_month(global: &Global, arguments: cli::InvoicePreview) -> anyhow::Result<ExitCode> {
+    let period = match &arguments.period {
+        Some(text) => month(text)?,
+        None => Month::containing(edge::now()).context("no such month")?,
+    };
+    let customers = match &arguments.customer {
+        Some(customer) => Customers::Only(vec![CustomerId::parse(customer).context("--customer")?]),
+        None => Customers::All,
+    };
+    show_previews(global, RunRequest { customers, ..RunRequest::new(period, seller()) }).await
+}
+
+async fn show_previews(global: &Global, request: RunRequest) -> anyhow::Result<ExitCode> {
+    let period = request.period;
+    let platform = Platform::open(global, Work::Stores).await?;
+    let previews = super::super::with_platform(platform, |stores| async move {
+        // What was counted and not rolled up yet would be missing.
+        super::super::caught_up(&stores).await?;
+        Ok(preview(&stores.database.pool(Role::Billing)?, &request).await?)
+    })
+    .await?;
+    Ok(print_previews(global, period, &previews))
 }
 
 /// One a worker, and one that opens and closes the run.
