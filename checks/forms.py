@@ -34,6 +34,9 @@ DEFAULT_SOURCES = {
     "guardduty_findings": "guardduty",
     "security_hub_findings": "security_hub",
     "config_rule_evaluations": "rule_invocations",
+    "accounts": "organizations",
+    "organizational_units": "organizations",
+    "service_control_policies": "organizations",
     "log_storage_gb": "usage_samples",
     "archive_storage_gb": "usage_samples",
     "nat_gateway_bytes": "usage_samples",
@@ -162,6 +165,9 @@ class FrontDoor:
             return self.guardduty(record)
         if arn_part(record.get("ProductArn"), 2) == "securityhub" or record.get("SchemaVersion") == "2018-10-08":
             return self.security_hub(record)
+        listed = objects.list_of(record)
+        if listed:
+            return self.listed(*listed)
         for key in ("Findings", "findings", "configurationItems", "baseConfigurationItems"):
             if isinstance(record.get(key), list):
                 return self.elements(record[key], object_account, layer)
@@ -256,6 +262,27 @@ class FrontDoor:
         else:
             self.owner.not_counted("not_the_declared_source")
 
+    def listed(self, kind, elements, listed_at):
+        """A list of an organization: each element is a record."""
+        for element in elements:
+            try:
+                facts = objects.listed(kind, element, listed_at, self.owner.now)
+                if facts is None:
+                    self.owner.not_counted("other_policy")
+                    continue
+                facts = [fact for fact in facts if self.counts_fact("organizations", fact)]
+                if facts:
+                    self.owner.usage_facts(facts)
+                else:
+                    self.owner.not_counted("not_the_declared_source")
+            except recount.DeadLetter as letter:
+                self.owner.dead(letter.args[0])
+        if not elements:
+            self.owner.not_counted("empty_delivery")
+
+    def counts_fact(self, source, fact):
+        return self.declared.counts(source, fact.meter, fact.account, recount.hour_of(fact.time))
+
     # Records. --------------------------------------------------------------------------------------------------------
 
     def usage(self, source, meter, account, identity, hour, dimensions):
@@ -271,18 +298,20 @@ class FrontDoor:
         identity = recount.identity(event)
         self.usage("cloudtrail", "cloudtrail_events", account, identity, hour, dimensions)
         if event.get("eventSource") == "organizations.amazonaws.com":
-            self.life_cycle(event, account)
+            self.life_cycle(event, account, recount.event_instant(event["eventTime"], self.owner.now))
         if event.get("eventSource") == "config.amazonaws.com" and event.get("eventName") == "PutEvaluations":
             self.evaluations(event, account, identity, hour, dimensions[0])
 
-    def life_cycle(self, event, logged_for):
+    def life_cycle(self, event, logged_for, at):
         """What began or ended: (meter, account, id, is live) beside the event, or why that cannot be read."""
         try:
             change = self.change(event, logged_for)
         except recount.DeadLetter as letter:
             return self.owner.beside_dead(letter.args[0])
         if change:
-            self.owner.fact(*change)
+            fact = objects.life(*change, at)
+            if self.counts_fact("organizations", fact):
+                self.owner.fact(fact)
 
     def change(self, event, logged_for):
         malformed = recount.DeadLetter("life_cycle_malformed")

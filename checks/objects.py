@@ -12,10 +12,12 @@ import collections
 import csv
 import datetime
 import decimal
+import email.utils
 import hashlib
 import io
 import re
 
+import forms
 import recount
 
 decimal.getcontext().prec = 60
@@ -160,7 +162,10 @@ def is_digest(digest):
 
 # Facts. --------------------------------------------------------------------------------------------------------------
 
-Fact = collections.namedtuple("Fact", "meter account resource time export revision region end kind value")
+Fact = collections.namedtuple(
+    "Fact", "meter account resource time export revision region end kind value category", defaults=["none"]
+)
+LIVES = ("live", "gone")
 
 
 class Facts:
@@ -200,6 +205,8 @@ class Facts:
         for _, fact in self.standing.values():
             if fact.export and force.get(fact.export[0]) != fact.export[1]:
                 continue
+            if fact.kind in LIVES:
+                continue
             if fact.kind == "amount":
                 total[fact.meter, fact.account, recount.hour_of(fact.time), fact.region] += fact.value
             else:
@@ -211,14 +218,29 @@ class Facts:
                     total[meter, account, hour, fact.region] += fact.value * seconds
         return dict(total)
 
+    def lives(self, now):
+        """(meter, account, hour) to seconds live, for every hour that is over."""
+        series = collections.defaultdict(list)
+        for _, fact in self.standing.values():
+            if fact.kind in LIVES:
+                series[fact.meter, fact.account, fact.resource].append(fact)
+        total = collections.Counter()
+        over = now.replace(minute=0, second=0, microsecond=0)
+        for (meter, account, _), facts in series.items():
+            facts.sort(key=lambda fact: fact.time)
+            since = None
+            for fact in facts + [None]:
+                if fact is None or (fact.kind == "gone" and since):
+                    for hour, seconds in stretch(since, min(fact.time, over) if fact else over) if since else ():
+                        total[meter, account, hour] += seconds
+                    since = None
+                elif fact.kind == "live" and not since:
+                    since = fact.time
+        return dict(total)
 
-def hours(fact, after):
-    """The hours a level lasts, with how many seconds of each; one that is told again too late is not known to have lasted."""
-    stated = min(fact.end or fact.time, after.time) if after else fact.end or fact.time
-    until = stated
-    if after and (fact.value == 0 or after.time <= stated + datetime.timedelta(seconds=STORAGE_GAP_SECONDS)):
-        until = after.time
-    at = fact.time
+
+def stretch(at, until):
+    """The hours from one instant to another, with how many seconds of each."""
     while at < until:
         begin = at.replace(minute=0, second=0, microsecond=0)
         behind = min(until, begin + datetime.timedelta(hours=1))
@@ -226,9 +248,18 @@ def hours(fact, after):
         at = behind
 
 
+def hours(fact, after):
+    """The hours a level lasts, with how many seconds of each; one that is told again too late is not known to have lasted."""
+    stated = min(fact.end or fact.time, after.time) if after else fact.end or fact.time
+    until = stated
+    if after and (fact.value == 0 or after.time <= stated + datetime.timedelta(seconds=STORAGE_GAP_SECONDS)):
+        until = after.time
+    yield from stretch(fact.time, until)
+
+
 def content_hash(fact):
     end = recount.written(fact.end) if fact.end else ""
-    texts = (fact.region, "none", end, fact.kind, plain(fact.value))
+    texts = (fact.region, fact.category, end, fact.kind, "" if fact.kind in LIVES else plain(fact.value))
     return hashlib.sha256(b"".join(text.encode() + b"\0" for text in texts)).digest()[:16]
 
 
@@ -242,6 +273,89 @@ def is_dimension(text):
 def name(text):
     has_control = any(ord(letter) < 32 or 127 <= ord(letter) < 160 for letter in text)
     return 1 <= len(text.encode()) <= 512 and not has_control
+
+
+# Organizations. ------------------------------------------------------------------------------------------------------
+
+LISTS = {"Accounts": "accounts", "OrganizationalUnits": "organizational_units", "Policies": "service_control_policies"}
+STATES = dict.fromkeys(("ACTIVE", "PENDING_ACTIVATION", "PENDING_CLOSURE"), "live") | dict.fromkeys(("SUSPENDED", "CLOSED"), "gone")
+
+
+def life(meter, account, resource, is_live, at):
+    """What an event says: live, or gone, from then on."""
+    return Fact(meter, account, resource, at, None, 0, "none", None, "live" if is_live else "gone", 0)
+
+
+def organizations_arn(arn):
+    """The account and the resource of an ARN of AWS Organizations, or None."""
+    parts = arn.split(":", 5) if isinstance(arn, str) else []
+    if len(parts) == 6 and parts[0] == "arn" and parts[1].startswith("aws") and parts[2] == "organizations":
+        return parts[4], parts[5]
+    return None
+
+
+def list_of(record):
+    """Kind, elements and time of a list of an organization; None for anything else."""
+    kind = next((kind for kind in LISTS if isinstance(record.get(kind), list)), None)
+    if not kind:
+        return None
+    elements = record[kind]
+    if organizations_arn(member(elements[0], "Arn")) is None if elements else kind == "Policies":
+        return None
+    listed_at = record.get("listedAt")
+    if listed_at in (None, ""):
+        date = member(record, "ResponseMetadata", "HTTPHeaders", "date")
+        try:
+            listed_at = email.utils.parsedate_to_datetime(date).isoformat()
+        except (TypeError, ValueError):
+            listed_at = None
+    return kind, elements, listed_at
+
+
+def listed(kind, element, listed_at, now):
+    """What an element of a list says; None for a policy that is not metered."""
+    if not isinstance(element, dict):
+        raise recount.DeadLetter("list_malformed")
+    arn = organizations_arn(element.get("Arn"))
+    parts = arn[1].split("/") if arn else []
+    organization = parts[1] if 1 < len(parts) and parts[1].startswith("o-") and is_dimension(parts[1]) else "none"
+
+    def made_at():
+        if listed_at is None:
+            raise recount.DeadLetter("list_time_missing")
+        return recount.event_instant(listed_at, now)
+
+    def said(account, resource, at, region, kind_of):
+        return Fact(LISTS[kind], account, resource, at, None, 0, region, None, kind_of, 0, organization)
+
+    if kind == "Accounts":
+        account = forms.account_of(element.get("Id"))
+        joined = said(account, account, joined_at(element.get("JoinedTimestamp"), now), "none", "live")
+        state = element.get("Status") if element.get("State") in (None, "") else element["State"]
+        if not isinstance(state, str) or state not in STATES:
+            raise recount.DeadLetter("list_malformed")
+        if listed_at is None and STATES[state] == "live":
+            return [joined]
+        return [joined, said(account, account, made_at(), "listed", STATES[state])]
+    if kind == "Policies" and arn and (arn[0] == "aws" or "/service_control_policy/" not in arn[1]):
+        return None
+    if not arn or not isinstance(element.get("Id"), str) or not name(element["Id"]):
+        raise recount.DeadLetter("list_malformed")
+    if not recount.ACCOUNT.fullmatch(arn[0]):
+        raise recount.DeadLetter("account_malformed")
+    return [said(arn[0], element["Id"], made_at(), "listed", "live")]
+
+
+def joined_at(value, now):
+    """RFC 3339, or seconds since 1970 with decimals."""
+    if isinstance(value, recount.Number):
+        seconds = number(value.text)
+        try:
+            micros = (seconds * 1_000_000).to_integral_value(decimal.ROUND_FLOOR)
+            value = (datetime.datetime(1970, 1, 1) + datetime.timedelta(microseconds=int(micros))).isoformat()
+        except (TypeError, OverflowError):
+            raise recount.DeadLetter("event_time_malformed") from None
+    return recount.event_instant(value, now)
 
 
 # Usage samples. ------------------------------------------------------------------------------------------------------

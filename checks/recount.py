@@ -502,7 +502,7 @@ class Recount:
 
     def __init__(self, now, declared=None):
         self.now = now
-        self.files = self.read = self.duplicates = self.counted = self.facts = 0
+        self.files = self.read = self.duplicates = self.counted = 0
         self.kinds = collections.Counter()
         self.dead_letters = collections.Counter()
         self.beside = {"counted": 0, "duplicates": 0, "dead_letters": collections.Counter()}
@@ -538,8 +538,12 @@ class Recount:
 
     def usage_fact(self, fact):
         """A sample, or a row of an export."""
+        self.usage_facts([fact])
+
+    def usage_facts(self, facts):
+        """What one record says; the first of it decides."""
         self.read += 1
-        if self.statements.add(fact):
+        if [self.statements.add(fact) for fact in facts][0]:
             self.counted += 1
         else:
             self.duplicates += 1
@@ -571,9 +575,9 @@ class Recount:
         """An event beside a record that is in the balance already."""
         self.beside["counted" if self.is_new(*event) else "duplicates"] += 1
 
-    def fact(self, *change):
+    def fact(self, fact):
         """Something began or ended beside a record that is in the balance already."""
-        self.facts += 1
+        self.statements.add(fact)
 
     def beside_dead(self, reason):
         self.beside["dead_letters"][reason] += 1
@@ -601,8 +605,12 @@ class Recount:
                 total[tuple(row[column] for column in columns)] += quantity
         return dict(sorted(total.items()))
 
+    def lives(self):
+        """Seconds live by (meter, account, hour), for every hour that is over."""
+        return self.statements.lives(self.now)
+
     def meters(self):
-        """Those that have usage."""
+        """Those that have usage, but for those that are live as long as nobody says otherwise."""
         return sorted({key[0] for key in self.seen} | {key[0] for key in self.statements.usage()})
 
     def undecided(self, meter="cloudtrail_events"):

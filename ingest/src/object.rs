@@ -268,12 +268,28 @@ mod tests {
             for (name, expected) in expected["files"].as_object().unwrap() {
                 let stored = fs::read(folder.join(name)).unwrap();
                 let mut units = BTreeMap::<_, BTreeSet<_>>::new();
-                let mut usage = 0_u64;
+                let (mut usage, mut stated) = (0_u64, 0_u64);
+                let mut standing = BTreeMap::new();
                 let rules = Rules::at(now);
                 let found = read_object(name, stored.as_slice(), rules, |judged| {
                     let event = match judged.verdict {
                         Verdict::Usage(event) => Some(event),
-                        Verdict::Facts(statement) => statement.into_parts().0,
+                        Verdict::Facts(statement) => {
+                            // A record that states facts alone counts if its first is new or higher than what stands.
+                            let (event, facts) = statement.into_parts();
+                            let new = facts.iter().map(|fact| {
+                                let version = (fact.revision, fact.content_hash());
+                                let known = standing.insert(fact.key.identity(), version);
+                                known.inspect(|known| drop(standing.insert(fact.key.identity(), version.max(*known))));
+                                known.is_none_or(|known| known < version)
+                            });
+                            let new: Vec<bool> = new.collect();
+                            if event.is_none() {
+                                usage += 1;
+                                stated += u64::from(new[0]);
+                            }
+                            event
+                        }
                         Verdict::NotCounted(_) | Verdict::DeadLetter(_) => None,
                     };
                     if let Some(event) = event {
@@ -285,7 +301,7 @@ mod tests {
                     Ok::<_, Infallible>(())
                 });
                 let found = found.unwrap();
-                let counted: u64 = units.values().map(|identities| identities.len() as u64).sum();
+                let counted = stated + units.values().map(|identities| identities.len() as u64).sum::<u64>();
                 let names = |counts: Vec<(&'static str, u64)>| json!(BTreeMap::from_iter(counts));
                 let got = json!({
                     "read": found.read,

@@ -1,4 +1,4 @@
-//! What a record counts as, by the rules of counting and nothing else.
+//! CloudTrail events, and what every form of record shares: accounts, times, dimensions, identities.
 
 use sha2::{Digest, Sha256};
 
@@ -22,53 +22,13 @@ pub struct Unit {
     pub category: String,
 }
 
-/// What became of a record.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// It counts, unless it is a duplicate.
-    Counts(Unit),
-    /// Understood, and by rule not usage; the kind.
-    NotCounted(&'static str),
-    /// Set aside; the reason.
-    DeadLetter(&'static str),
-}
-
-const NESTING_MAX: usize = 100;
 const DIMENSION_BYTES_MAX: usize = 64;
 
-/// What a record of an object of this name is. `now` in microseconds since 1970.
-pub fn judge(record: &Json, object_name: &str, now: i64) -> Outcome {
-    if NESTING_MAX < record.nesting() {
-        return Outcome::DeadLetter("nested_too_deep");
-    }
-    let Json::Object(members) = record else { return Outcome::DeadLetter("not_recognized") };
-    if members.iter().any(|(key, _)| key.is_none()) {
-        return Outcome::DeadLetter("broken_json");
-    }
-    if record.get("digestStartTime").is_some() && record.get("logFiles").is_some() {
-        return Outcome::NotCounted("cloudtrail_digest");
-    }
-    if record.get("Event").and_then(Json::text) == Some("s3:TestEvent") {
-        return Outcome::NotCounted("s3_test_event");
-    }
-    // A notice of a new object: what the object holds counts.
-    if starts(record.get("eventSource"), "aws:s3") && record.get("s3").is_some() {
-        return Outcome::NotCounted("object_notice");
-    }
-    if !is_event(record) {
-        return Outcome::DeadLetter("not_recognized");
-    }
-    match unit(record, object_name, now) {
-        Ok(unit) => Outcome::Counts(unit),
-        Err(reason) => Outcome::DeadLetter(reason),
-    }
-}
-
-fn starts(value: Option<&Json>, prefix: &str) -> bool {
+pub(crate) fn starts(value: Option<&Json>, prefix: &str) -> bool {
     value.and_then(Json::text).is_some_and(|text| text.starts_with(prefix))
 }
 
-fn is_event(record: &Json) -> bool {
+pub(crate) fn is_event(record: &Json) -> bool {
     // S3, SQS, SNS and Kinesis deliveries have event names too; an EventBridge envelope has its event inside.
     if starts(record.get("eventSource"), "aws:")
         || starts(record.get("EventSource"), "aws:")
@@ -81,16 +41,15 @@ fn is_event(record: &Json) -> bool {
         || record.get("eventCategory").and_then(Json::text) == Some("Insight")
 }
 
-fn unit(record: &Json, object_name: &str, now: i64) -> Result<Unit, &'static str> {
-    let account = account(record, object_name)?;
-    let event_time = match record.get("eventTime") {
-        None | Some(Json::Null) => return Err("event_time_missing"),
-        Some(Json::Text(None)) => return Err("broken_json"),
-        Some(time) => time.text().and_then(instant).ok_or("event_time_malformed")?,
-    };
-    if now + HOUR < event_time {
-        return Err("event_time_in_future");
-    }
+/// The unit that an event is, and when it happened. The envelope's account is asked before the object's name.
+pub(crate) fn event(
+    record: &Json,
+    envelope_account: Option<&Json>,
+    object_account: Option<&str>,
+    now: i64,
+) -> Result<(Unit, i64), &'static str> {
+    let account = event_account(record, envelope_account, object_account)?;
+    let event_time = event_time(record.get("eventTime"), now)?;
     let identity = match record.get("eventID").and_then(Json::text).and_then(uuid) {
         Some(identity) => identity,
         None => {
@@ -98,17 +57,38 @@ fn unit(record: &Json, object_name: &str, now: i64) -> Result<Unit, &'static str
             first_16(&Sha256::digest(canonical))
         }
     };
-    Ok(Unit {
+    let unit = Unit {
         meter: "cloudtrail_events".to_owned(),
         account,
         hour: hour(event_time),
         identity,
-        region: dimension(record, "awsRegion")?,
-        category: dimension(record, "eventCategory")?,
-    })
+        region: dimension(record.get("awsRegion"))?,
+        category: dimension(record.get("eventCategory"))?,
+    };
+    Ok((unit, event_time))
 }
 
-fn first_16(hash: &[u8]) -> [u8; 16] {
+/// When it happened: UTC where nothing else is said, and at most an hour ahead.
+pub(crate) fn event_time(time: Option<&Json>, now: i64) -> Result<i64, &'static str> {
+    let event_time = match time {
+        None | Some(Json::Null) => return Err("event_time_missing"),
+        Some(Json::Text(None)) => return Err("broken_json"),
+        Some(time) => time.text().and_then(instant).ok_or("event_time_malformed")?,
+    };
+    if now + HOUR < event_time { Err("event_time_in_future") } else { Ok(event_time) }
+}
+
+/// The first 16 bytes of SHA-256 over parts, each behind its length (8 bytes, big endian).
+pub(crate) fn identity_of(parts: &[&[u8]]) -> [u8; 16] {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    first_16(&hash.finalize())
+}
+
+pub(crate) fn first_16(hash: &[u8]) -> [u8; 16] {
     std::array::from_fn(|position| hash[position])
 }
 
@@ -133,27 +113,29 @@ pub(crate) fn is_account(text: &str) -> bool {
 }
 
 /// The account in a delivered log object's file name.
-fn account_of_object(name: &str) -> Option<&str> {
+pub(crate) fn account_of_object(name: &str) -> Option<&str> {
     let file = name.rsplit('/').next()?;
     let (account, rest) = file.split_once('_')?;
     let is_log = rest.starts_with("CloudTrail_") || rest.starts_with("CloudTrail-Insight_");
     (is_log && is_account(account)).then_some(account)
 }
 
-fn account(record: &Json, object_name: &str) -> Result<String, &'static str> {
-    let is_absent = |value: Option<&Json>| match value {
+/// Missing, null or an empty text.
+pub(crate) fn says_nothing(value: Option<&Json>) -> bool {
+    match value {
         None | Some(Json::Null) => true,
         Some(value) => value.text() == Some(""),
-    };
-    let given = record.get("recipientAccountId");
-    let given = if !is_absent(given) {
-        given
-    } else if let Some(account) = account_of_object(object_name) {
-        return Ok(account.to_owned());
-    } else {
-        record.get("userIdentity").and_then(|user| user.get("accountId"))
-    };
-    if is_absent(given) {
+    }
+}
+
+/// A text that is not empty.
+pub(crate) fn said(value: Option<&Json>) -> Option<&str> {
+    value.and_then(Json::text).filter(|text| !text.is_empty())
+}
+
+/// The account that a field names.
+pub(crate) fn account_of(given: Option<&Json>) -> Result<String, &'static str> {
+    if says_nothing(given) {
         return Err("account_missing");
     }
     match given {
@@ -163,16 +145,40 @@ fn account(record: &Json, object_name: &str) -> Result<String, &'static str> {
     }
 }
 
-fn dimension(record: &Json, name: &str) -> Result<String, &'static str> {
-    match record.get(name) {
+fn event_account(
+    record: &Json,
+    envelope_account: Option<&Json>,
+    object_account: Option<&str>,
+) -> Result<String, &'static str> {
+    let recipient = record.get("recipientAccountId");
+    if !says_nothing(recipient) {
+        return account_of(recipient);
+    }
+    if !says_nothing(envelope_account) {
+        return account_of(envelope_account);
+    }
+    match object_account {
+        Some(account) => Ok(account.to_owned()),
+        None => account_of(record.at(&["userIdentity", "accountId"])),
+    }
+}
+
+/// A dimension's value: `none` where there is none.
+pub(crate) fn dimension(value: Option<&Json>) -> Result<String, &'static str> {
+    match value {
         Some(Json::Text(None)) => Err("broken_json"),
         Some(Json::Text(Some(value))) if !value.is_empty() => {
-            if DIMENSION_BYTES_MAX < value.len() || value.chars().any(char::is_control) {
-                Err("dimension_malformed")
-            } else {
+            if is_dimension(value) {
                 Ok(value.clone())
+            } else {
+                Err("dimension_malformed")
             }
         }
         _ => Ok("none".to_owned()),
     }
+}
+
+/// Whether a text that is not empty can be a dimension's value.
+pub(crate) fn is_dimension(value: &str) -> bool {
+    value.len() <= DIMENSION_BYTES_MAX && !value.chars().any(char::is_control)
 }

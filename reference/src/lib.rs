@@ -8,12 +8,23 @@
 //! **Promises** the answer that a patient person would come to with the rules in `docs/counting.md` and a pencil. Limits of
 //! the product's reader that are no rules of counting (records over 4 MiB, gzip bombs) are not in it.
 
+mod declared;
 mod event;
+mod exports;
+mod facts;
+mod forms;
 mod json;
+mod number;
 mod object;
+mod organizations;
 mod recount;
+mod samples;
 pub mod time;
 
-pub use event::{Outcome, Unit, judge};
+pub use declared::Rules;
+pub use event::Unit;
+pub use facts::{Adds, Fact, Facts, Key, Says};
+pub use forms::{Judged, Outcome};
 pub use json::{Broken, Json};
+pub use number::Number;
 pub use recount::{Line, Recount, identities_sha256};

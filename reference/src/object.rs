@@ -14,10 +14,20 @@ const BROKEN: &str = "broken_json";
 const TOO_DEEP: &str = "nested_too_deep";
 const NOT_AN_ARRAY: &str = "records_not_an_array";
 
-/// Every record of an object as stored.
+/// What is stored, inflated if it is gzip, and the reason if it is not whole.
+pub(crate) fn content(stored: &[u8]) -> (Vec<u8>, Option<&'static str>) {
+    if stored.starts_with(&[0x1f, 0x8b]) { gunzip(stored) } else { (stored.to_vec(), None) }
+}
+
+/// Every record of an object, or of what a delivery carries, as stored.
 pub(crate) fn records(stored: &[u8]) -> Vec<Record> {
-    let (content, fault) = if stored.starts_with(&[0x1f, 0x8b]) { gunzip(stored) } else { (stored.to_vec(), None) };
-    let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&content);
+    let (content, fault) = content(stored);
+    records_of_content(&content, fault)
+}
+
+/// Every record of a text that ends early for this reason, if it does.
+pub(crate) fn records_of_content(content: &[u8], fault: Option<&'static str>) -> Vec<Record> {
+    let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
     let text = String::from_utf8_lossy(content);
     let (mut found, ends_open) = cut(text.as_bytes());
     if let Some(fault) = fault

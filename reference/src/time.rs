@@ -93,8 +93,13 @@ fn last() -> i64 {
 
 /// The hour an instant lies in, as `2026-10-01T13`.
 pub fn hour(instant: i64) -> String {
-    let mut day = instant.div_euclid(24 * HOUR);
     let hour = instant.rem_euclid(24 * HOUR) / HOUR;
+    format!("{}T{hour:02}", date(instant))
+}
+
+/// The UTC day an instant lies in, as `2026-10-01`.
+pub fn date(instant: i64) -> String {
+    let mut day = instant.div_euclid(24 * HOUR);
     let (mut year, mut month) = (1970, 1);
     while day < 0 {
         year -= 1;
@@ -108,7 +113,19 @@ pub fn hour(instant: i64) -> String {
         day -= days_in_month(year, month);
         month += 1;
     }
-    format!("{year:04}-{month:02}-{:02}T{hour:02}", day + 1)
+    format!("{year:04}-{month:02}-{:02}", day + 1)
+}
+
+/// RFC 3339 with no more fraction than it has, in steps of three digits.
+pub fn written(instant: i64) -> String {
+    let micros = instant.rem_euclid(1_000_000);
+    let second = instant.rem_euclid(HOUR) / 1_000_000;
+    let fraction = match (micros, micros % 1000) {
+        (0, _) => String::new(),
+        (_, 0) => format!(".{:03}", micros / 1000),
+        _ => format!(".{micros:06}"),
+    };
+    format!("{}:{:02}:{:02}{fraction}Z", hour(instant), second / 60, second % 60)
 }
 
 /// The first instant of an hour written as `2026-10-01T13`.
@@ -142,6 +159,13 @@ mod tests {
             "0001-01-01T00:00:00+01:00",
         ] {
             assert_eq!(instant(bad), None, "{bad}");
+        }
+        for (text, again) in [
+            ("2026-10-01T01:30:05+02:00", "2026-09-30T23:30:05Z"),
+            ("2026-10-01T01:30:05.1200Z", "2026-10-01T01:30:05.120Z"),
+            ("1969-12-31T23:59:59.999999Z", "1969-12-31T23:59:59.999999Z"),
+        ] {
+            assert_eq!(instant(text).map(written).as_deref(), Some(again));
         }
         assert_eq!(hour_start("2026-10-01T13"), instant("2026-10-01T13:00:00Z"));
     }
