@@ -21,15 +21,18 @@ pub(crate) fn path(global: &Global) -> PathBuf {
 /// Reads the declarations; there are none without a file.
 pub(crate) fn load(global: &Global) -> anyhow::Result<Arc<Declarations>> {
     let path = path(global);
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        // A file that was named is meant to be there.
-        Err(error) if error.kind() == ErrorKind::NotFound && global.sources.is_none() => String::new(),
-        Err(error) => {
-            return Err(error).with_context(|| format!("cannot read the declared sources in {}", path.display()));
-        }
-    };
     let declarations =
-        Declarations::parse(&text).with_context(|| format!("the declared sources in {}", path.display()))?;
+        Declarations::parse(&text(global)?).with_context(|| format!("the declared sources in {}", path.display()))?;
     Ok(Arc::new(declarations))
+}
+
+/// The file as it is written; nothing without one.
+pub(crate) fn text(global: &Global) -> anyhow::Result<String> {
+    let path = path(global);
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(text),
+        // A file that was named is meant to be there.
+        Err(error) if error.kind() == ErrorKind::NotFound && global.sources.is_none() => Ok(String::new()),
+        Err(error) => Err(error).with_context(|| format!("cannot read the declared sources in {}", path.display())),
+    }
 }

@@ -22,6 +22,7 @@ mod totals;
 
 pub use closing::{AccountUsage, Blocker, CloseError, Closer, CustomerClose, Outcome, Override, Request};
 pub use evidence::{COUNTING_RULES, FORMAT};
+pub use facts::read_day;
 pub use identities::{IdentitiesError, identities};
 pub use period::{NotAPeriod, Period};
 pub use prefix::{CountedHour, Cut, PrefixError, read_hour};

@@ -23,6 +23,11 @@ struct Row {
 }
 
 impl Rules {
+    /// Nothing declared, and these meters that are data.
+    pub fn with_meters(meters: BTreeMap<String, Adds>) -> Self {
+        Self { declared: Vec::new(), meters }
+    }
+
     /// Reads a file of declared sources (TOML); the reason, if it is none.
     pub fn declare(&mut self, toml: &str) -> Result<(), String> {
         let table: toml::Table = toml.parse().map_err(|error: toml::de::Error| error.to_string())?;

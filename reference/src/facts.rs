@@ -40,6 +40,11 @@ impl Adds {
     }
 }
 
+/// Whether a meter is no data: its rules are in the program.
+pub fn is_built_in(meter: &str) -> bool {
+    Adds::of(meter).is_some()
+}
+
 /// One statement about a resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fact {
@@ -113,6 +118,17 @@ impl Fact {
         };
         let end = self.end.map_or_else(String::new, written);
         hashed(&[&self.region, &self.category, &end, kind, &number])
+    }
+
+    /// What evidence hashes of it.
+    fn mark(&self) -> Mark {
+        let value = match &self.says {
+            Says::Amount(number) => format!("amount {number}"),
+            Says::Level(number) => format!("level {number}"),
+            Says::Live => "live".to_owned(),
+            Says::Gone => "gone".to_owned(),
+        };
+        (self.key.identity(), self.revision, self.key.time, value)
     }
 
     /// Whether a store can keep it: what holds for every fact, whatever its source.
@@ -189,42 +205,86 @@ impl Facts {
         best
     }
 
-    /// What every hour from `from` and before `until` came to (microseconds since 1970), in raw units; lines that come to
-    /// nothing are left out. `meters` are those that are data.
-    pub fn totals(&self, from: i64, until: i64, meters: &BTreeMap<String, Adds>) -> BTreeMap<Line, Number> {
+    /// The facts in force, those of one resource of a meter and account together, in order of time.
+    fn series(&self) -> BTreeMap<(&str, &str, &str), Vec<&Fact>> {
         let in_force = self.in_force();
-        let mut series = BTreeMap::<(&str, &str, &str), Vec<&Fact>>::new();
-        let mut totals = BTreeMap::<Line, Number>::new();
+        let mut series = BTreeMap::<_, Vec<&Fact>>::new();
         for fact in self.standing.values() {
-            let Key { meter, account, resource, time, export } = &fact.key;
-            if export.as_ref().is_some_and(|(scope, edition)| in_force.get(scope.as_str()) != Some(edition)) {
-                continue;
-            }
-            match &fact.says {
-                Says::Amount(amount) if from <= *time && *time < until => {
-                    *totals.entry(fact.key.line()).or_default() += amount;
-                }
-                Says::Amount(_) => {}
-                _ => series.entry((meter, account, resource)).or_default().push(fact),
+            let Key { meter, account, resource, export, .. } = &fact.key;
+            if export.as_ref().is_none_or(|(scope, edition)| in_force.get(scope.as_str()) == Some(edition)) {
+                series.entry((meter.as_str(), account.as_str(), resource.as_str())).or_default().push(fact);
             }
         }
-        for ((meter, account, _), mut facts) in series {
+        for facts in series.values_mut() {
             facts.sort_by_key(|fact| fact.key.time);
+        }
+        series
+    }
+
+    /// What every hour from `from` and before `until` came to (microseconds since 1970), in raw units, with the hash that evidence
+    /// has of it: over the facts that bear on the hour. `meters` are those that are data.
+    pub fn lines(&self, from: i64, until: i64, meters: &BTreeMap<String, Adds>) -> BTreeMap<Line, (Number, [u8; 32])> {
+        let mut found = BTreeMap::<Line, (Number, Vec<Mark>)>::new();
+        for ((meter, account, _), facts) in self.series() {
             let how = Adds::of(meter).or_else(|| meters.get(meter).copied());
-            let shares = match how {
-                Some(Adds::OverTime { gap_seconds }) => over_time(&facts, gap_seconds, from, until),
-                Some(Adds::Max) => highest(&facts, from, until),
-                Some(Adds::Interval) => live(&facts, from, until),
-                Some(Adds::Sum) | None => Vec::new(),
-            };
-            for (at, share) in shares {
-                let line = Line { meter: meter.to_owned(), account: account.to_owned(), hour: hour(at) };
-                *totals.entry(line).or_default() += &share;
+            let mut hours = BTreeMap::<i64, Number>::new();
+            for (at, share) in shares(how, &facts, from, until) {
+                *hours.entry(at.div_euclid(HOUR) * HOUR).or_default() += &share;
+            }
+            for (begin, share) in hours {
+                let line = Line { meter: meter.to_owned(), account: account.to_owned(), hour: hour(begin) };
+                let (total, marks) = found.entry(line).or_default();
+                *total += &share;
+                // What is of the hour, and the last before it that is no amount.
+                let is_before = |fact: &&&Fact| fact.key.time < begin && !matches!(fact.says, Says::Amount(_));
+                let is_within = |fact: &&&Fact| begin <= fact.key.time && fact.key.time < begin + HOUR;
+                let before = facts.iter().rfind(is_before);
+                marks.extend(before.into_iter().chain(facts.iter().filter(is_within)).map(|fact| fact.mark()));
             }
         }
-        totals.retain(|_, total| !total.is_zero());
-        totals
+        found.into_iter().map(|(line, (total, marks))| (line, (total, marks_sha256(marks)))).collect()
     }
+
+    /// The totals of [`Self::lines`]; those that come to nothing are left out.
+    pub fn totals(&self, from: i64, until: i64, meters: &BTreeMap<String, Adds>) -> BTreeMap<Line, Number> {
+        let lines = self.lines(from, until, meters).into_iter().map(|(line, (total, _))| (line, total));
+        lines.filter(|(_, total)| !total.is_zero()).collect()
+    }
+}
+
+/// Key, revision, time and value of a fact, as evidence hashes them.
+type Mark = ([u8; 16], u64, i64, String);
+
+fn marks_sha256(mut marks: Vec<Mark>) -> [u8; 32] {
+    marks.sort();
+    let mut hash = Sha256::new();
+    for (key, revision, time, value) in marks {
+        hash.update(key);
+        hash.update(revision.to_be_bytes());
+        hash.update(time.to_be_bytes());
+        hash.update(value);
+        hash.update([0]);
+    }
+    hash.finalize().into()
+}
+
+/// What the facts of one resource add to which hours, also where it is nothing: an instant of the hour and a number.
+fn shares(how: Option<Adds>, facts: &[&Fact], from: i64, until: i64) -> Vec<(i64, Number)> {
+    let mut shares = match how {
+        Some(Adds::OverTime { gap_seconds }) => over_time(facts, gap_seconds, from, until),
+        Some(Adds::Max) => highest(facts, from, until),
+        Some(Adds::Interval) => live(facts, from, until),
+        Some(Adds::Sum) | None => Vec::new(),
+    };
+    for fact in facts {
+        if let Says::Amount(amount) = &fact.says
+            && from <= fact.key.time
+            && fact.key.time < until
+        {
+            shares.push((fact.key.time, amount.clone()));
+        }
+    }
+    shares
 }
 
 /// A level lasts until the next one that is near enough, or until its own end; nothing lasts however long.

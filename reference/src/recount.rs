@@ -118,6 +118,11 @@ impl Recount {
         new.next().unwrap_or(false)
     }
 
+    /// What facts come to in each of these hours, and the hash that evidence has of it.
+    pub fn fact_lines(&self, from: i64, until: i64) -> BTreeMap<Line, (Number, [u8; 32])> {
+        self.facts.lines(from, until, &self.rules.meters)
+    }
+
     /// What facts come to in the hours from `from` and before `until` (microseconds since 1970), in raw units.
     pub fn fact_totals(&self, from: i64, until: i64) -> BTreeMap<Line, Number> {
         self.facts.totals(from, until, &self.rules.meters)

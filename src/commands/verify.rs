@@ -1,20 +1,24 @@
 //! `securebase verify`.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use aggregator::close::Period;
 use aggregator::directory::CustomerId;
+use aggregator::meters::MeterBook;
 use anyhow::Context;
-use reference::Line;
+use ingest::{Aggregation, Timestamp};
+use reference::{Adds, Line, Rules, is_built_in};
 use serde_json::{Value, json};
 
 use crate::cli::{self, Global};
 use crate::platform::{Platform, Work};
 use crate::replay::expand;
+use crate::stores::{Role, Stores};
 use crate::verify::{Difference, EvidenceFile, Findings, Logs, StoreFindings, against_evidence, against_stores};
-use crate::{edge, print};
+use crate::{declared, edge, print};
 
 /// The exit code when something differs.
 pub(super) const DIFFERS: u8 = 4;
@@ -25,17 +29,19 @@ const IDENTITIES_SHOWN: usize = 3;
 
 pub(super) async fn run(global: &Global, arguments: cli::Verify) -> anyhow::Result<ExitCode> {
     let files = expand(&arguments.paths)?;
-    let now = edge::now().micros();
-    let reading = tokio::task::spawn_blocking(move || Logs::read(&files, now));
+    let now = edge::now();
+    let declared = declared::text(global)?;
     match (&arguments.period, &arguments.evidence) {
         (Some(period), _) => {
             let period = Period::parse(period).with_context(|| format!("--period {period}"))?;
             let customer = arguments.customer.as_deref().map(CustomerId::parse).transpose().context("--customer")?;
-            let logs = reading.await??;
             let platform = Platform::open(global, Work::Stores).await?;
-            let findings = super::with_platform(platform, |stores| {
-                let logs = &logs;
-                async move { against_stores(&stores, logs, period, customer.as_ref()).await }
+            let (logs, findings) = super::with_platform(platform, |stores| async move {
+                let rules = rules(&declared, sample_meters(&stores).await?)?;
+                let logs = read(files, rules, now).await?;
+                let over = now.hour().start().micros();
+                let findings = against_stores(&stores, &logs, period, customer.as_ref(), over).await?;
+                Ok((logs, findings))
             })
             .await?;
             show_stores(global, &logs, &findings);
@@ -47,13 +53,39 @@ pub(super) async fn run(global: &Global, arguments: cli::Verify) -> anyhow::Resu
             if let Some(invoice) = &arguments.invoice {
                 check_invoice(invoice, &evidence)?;
             }
-            let logs = reading.await??;
+            let logs = read(files, rules(&declared, evidence.rules.meters.clone())?, now).await?;
             let findings = against_evidence(&logs, &evidence);
             show_evidence(global, &logs, &evidence, &findings);
             Ok(code(findings.agrees()))
         }
         (None, None) => anyhow::bail!("say what to compare with: --period MONTH, or --evidence FILE"),
     }
+}
+
+async fn read(files: Vec<PathBuf>, rules: Rules, now: Timestamp) -> anyhow::Result<Logs> {
+    tokio::task::spawn_blocking(move || Logs::read(&files, rules, now.micros())).await?
+}
+
+/// What the recount is told: the declared sources, and the meters that are data.
+fn rules(declared: &str, meters: BTreeMap<String, Adds>) -> anyhow::Result<Rules> {
+    let mut rules = Rules::with_meters(meters);
+    rules.declare(declared).map_err(|reason| anyhow::anyhow!("the declared sources: {reason}"))?;
+    Ok(rules)
+}
+
+/// The meters that somebody defined.
+async fn sample_meters(stores: &Stores) -> anyhow::Result<BTreeMap<String, Adds>> {
+    let meters = MeterBook::new(stores.database.pool(Role::Operator)?).read().await?;
+    let defined = meters.iter().filter(|one| !is_built_in(one.meter.as_str())).filter_map(|one| {
+        let adds = match one.aggregation {
+            Aggregation::Sum => Adds::Sum,
+            Aggregation::Max => Adds::Max,
+            Aggregation::TimeWeighted => Adds::OverTime { gap_seconds: one.gap_seconds_max.unwrap_or_default().into() },
+            Aggregation::Count | Aggregation::Interval | Aggregation::Marker => return None,
+        };
+        Some((one.meter.to_string(), adds))
+    });
+    Ok(defined.collect())
 }
 
 fn code(agrees: bool) -> ExitCode {
@@ -148,7 +180,7 @@ fn show_evidence(global: &Global, logs: &Logs, evidence: &EvidenceFile, findings
         findings.lines
     ));
     for (meter, lines) in &findings.unchecked {
-        print::line(&format!("{lines} lines of {meter} are not counted from logs of events and not checked."));
+        print::line(&format!("{lines} lines of {meter} are not checked: the logs say nothing of it."));
     }
     let rows: Vec<Vec<String>> = findings
         .findings
@@ -176,6 +208,7 @@ fn show_evidence(global: &Global, logs: &Logs, evidence: &EvidenceFile, findings
 fn show_stores(global: &Global, logs: &Logs, findings: &StoreFindings) {
     let kinds = [
         ("counters", &findings.counters),
+        ("facts", &findings.facts),
         ("usage_rows", &findings.rows),
         ("closes", &findings.closes),
         ("invoices", &findings.invoices),
@@ -206,7 +239,7 @@ fn show_stores(global: &Global, logs: &Logs, findings: &StoreFindings) {
                     one.line.account.clone(),
                     one.line.meter.clone(),
                     one.line.hour.clone(),
-                    one.by_recount.to_string(),
+                    one.by_recount.clone(),
                     one.stored.clone(),
                     some(&one.only_in_logs),
                     some(&one.only_in_counters),
@@ -228,7 +261,7 @@ fn difference_json(one: &Difference) -> Value {
         "account": one.line.account,
         "meter": one.line.meter,
         "hour": hour(&one.line),
-        "by_recount": one.by_recount.to_string(),
+        "by_recount": one.by_recount,
         "stored": one.stored,
         "only_in_logs": one.only_in_logs,
         "only_in_counters": one.only_in_counters,
@@ -245,6 +278,7 @@ fn balance(logs: &Logs) -> Value {
         "objects": recount.objects,
         "records": recount.read,
         "counted": recount.counted(),
+        "facts": recount.facts.standing().count(),
         "duplicates": recount.duplicates,
         "not_counted": recount.not_counted,
         "dead_letters": recount.dead_letters,
@@ -254,10 +288,11 @@ fn balance(logs: &Logs) -> Value {
 fn say_balance(logs: &Logs) {
     let recount = &logs.recount;
     print::line(&format!(
-        "Recounted {} records of {} objects: {} events, {} duplicates.",
+        "Recounted {} records of {} objects: {} events, {} facts, {} duplicates.",
         print::count(recount.read),
         print::count(recount.objects),
         print::count(recount.counted()),
+        print::count(recount.facts.standing().count() as u64),
         print::count(recount.duplicates)
     ));
     for (reason, count) in recount.not_counted.iter().chain(&recount.dead_letters) {

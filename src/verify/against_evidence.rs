@@ -54,7 +54,7 @@ impl fmt::Display for Class {
 pub(crate) struct Finding {
     pub(crate) class: Class,
     pub(crate) line: Line,
-    /// How many.
+    /// How many; 1 for a line of facts.
     pub(crate) events: u64,
     /// Which, in hexadecimal; empty where the evidence file has no identities and they cannot be told.
     pub(crate) identities: Vec<String>,
@@ -68,7 +68,7 @@ pub(crate) struct Findings {
     /// Lines of the evidence, and of them those that are exactly as in the logs.
     pub(crate) lines: u64,
     pub(crate) agreeing: u64,
-    /// Lines that no log can say anything about: of meters that are not counted from logs.
+    /// Lines of facts that the logs say nothing about: they are of other sources.
     pub(crate) unchecked: BTreeMap<String, u64>,
     pub(crate) findings: Vec<Finding>,
 }
@@ -85,13 +85,33 @@ pub(crate) fn against_evidence(logs: &Logs, evidence: &EvidenceFile) -> Findings
     let mut findings = Findings::default();
     let nothing = BTreeMap::new();
     let in_logs = logs.found_in.keys().filter(|line| evidence.has(&line.hour));
-    let lines: BTreeSet<&Line> = in_logs.chain(evidence.lines.keys()).collect();
+    let facts = logs.recount.fact_lines(evidence.period.0, evidence.period.1);
+    let stated: BTreeSet<(&str, &str)> =
+        logs.recount.facts.standing().map(|fact| (fact.key.account.as_str(), fact.key.meter.as_str())).collect();
+    let lines: BTreeSet<&Line> = in_logs.chain(evidence.lines.keys()).chain(facts.keys()).collect();
     for line in lines {
         let claim = evidence.lines.get(line);
         findings.lines += u64::from(claim.is_some());
         let is_counted = evidence.meters.get(&line.meter).is_none_or(|aggregation| aggregation == "count");
-        if !is_counted {
-            *findings.unchecked.entry(line.meter.clone()).or_default() += 1;
+        if !is_counted || facts.contains_key(line) {
+            if !stated.contains(&(line.account.as_str(), line.meter.as_str())) {
+                // The logs given are of other sources.
+                *findings.unchecked.entry(line.meter.clone()).or_default() += 1;
+                continue;
+            }
+            let found = facts.get(line).map(|(total, sha256)| (total.to_string(), hex::encode(sha256)));
+            let claimed = claim.map(|claim| (claim.total.clone(), claim.sha256.clone()));
+            let class = match (&found, &claimed) {
+                (found, claimed) if found == claimed => {
+                    findings.agreeing += 1;
+                    continue;
+                }
+                (Some(_), None) if !evidence.owns(&line.account, &line.hour) => Class::OutsideOwnership,
+                (None, _) => Class::NotInTheLogs,
+                (Some(_), _) => Class::Unexplained,
+            };
+            let (line, identities, objects) = (line.clone(), Vec::new(), Vec::new());
+            findings.findings.push(Finding { class, line, events: 1, identities, objects });
             continue;
         }
         let found = logs.found_in.get(line).unwrap_or(&nothing);
@@ -239,7 +259,7 @@ mod tests {
     fn logs(objects: &[(String, Vec<u8>)]) -> Logs {
         let mut logs = Logs::default();
         for (name, stored) in objects {
-            logs.add(name, stored, now());
+            logs.add(name, stored, None, now());
         }
         logs
     }

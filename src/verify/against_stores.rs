@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aggregator::close::{Cut, Period, read_hour};
+use aggregator::close::{Cut, Period, read_day, read_hour};
 use aggregator::directory::CustomerId;
 use aggregator::partition::Partition;
+use anyhow::Context as _;
 use futures::{StreamExt, TryStreamExt, stream};
-use ingest::{Bucket, Hour, Window};
-use reference::Line;
+use ingest::{Bucket, FactValue, Hour, Window};
+use reference::{Line, Number};
 use sqlx::PgPool;
 use sqlx::types::chrono::{DateTime, Utc};
 
@@ -24,9 +25,9 @@ pub(crate) struct Difference {
     pub(crate) line: Line,
     /// What says otherwise, such as a customer's cut or an invoice's number.
     pub(crate) of: String,
-    pub(crate) by_recount: u64,
+    pub(crate) by_recount: String,
     pub(crate) stored: String,
-    /// Identities that only the logs have, in hexadecimal.
+    /// Identities that only the logs have, in hexadecimal; of facts `KEY REVISION CONTENT`.
     pub(crate) only_in_logs: Vec<String>,
     /// Identities that only the counters have.
     pub(crate) only_in_counters: Vec<String>,
@@ -37,7 +38,10 @@ pub(crate) struct Difference {
 pub(crate) struct StoreFindings {
     /// Lines compared.
     pub(crate) lines: u64,
+    /// Events in the logs of counts.
     pub(crate) counters: Vec<Difference>,
+    /// Facts in the logs of facts.
+    pub(crate) facts: Vec<Difference>,
     pub(crate) rows: Vec<Difference>,
     pub(crate) closes: Vec<Difference>,
     pub(crate) invoices: Vec<Difference>,
@@ -45,91 +49,175 @@ pub(crate) struct StoreFindings {
 
 impl StoreFindings {
     pub(crate) fn agrees(&self) -> bool {
-        [&self.counters, &self.rows, &self.closes, &self.invoices].iter().all(|differences| differences.is_empty())
+        [&self.counters, &self.facts, &self.rows, &self.closes, &self.invoices]
+            .iter()
+            .all(|differences| differences.is_empty())
     }
 }
 
 type Identities = BTreeSet<[u8; 16]>;
+/// Facts of a line: `KEY REVISION CONTENT`, the hashes in hexadecimal.
+type FactNames = BTreeSet<String>;
 
-/// Compares what logs come to in a period with the stores.
+/// Compares what logs come to in a period with the stores. Hours from `over` on (microseconds since 1970) are not over.
 pub(crate) async fn against_stores(
     stores: &Stores,
     logs: &Logs,
     period: Period,
     customer: Option<&CustomerId>,
+    over: i64,
 ) -> anyhow::Result<StoreFindings> {
     let pool = stores.database.pool(Role::Operator)?;
-    let counters = counters(stores, &pool, period).await?;
+    let partitions = partitions(stores, &pool).await?;
+    let counters = counters(stores, &partitions, period).await?;
+    let facts = facts(stores, &partitions, period).await?;
     let recount: BTreeMap<Line, Identities> = logs
         .found_in
         .iter()
         .filter(|(line, _)| Hour::parse_key(&line.hour).is_ok_and(|hour| period.has(hour)))
         .map(|(line, found)| (line.clone(), found.keys().copied().collect()))
         .collect();
-    let nothing = Identities::new();
-    let lines: BTreeSet<&Line> = recount.keys().chain(counters.keys()).collect();
-    let mut findings = StoreFindings { lines: lines.len() as u64, ..StoreFindings::default() };
-    for line in &lines {
-        let of_logs = recount.get(line).unwrap_or(&nothing);
-        let of_counters = counters.get(line).unwrap_or(&nothing);
-        if of_logs != of_counters {
-            let hex = |only: Vec<&[u8; 16]>| only.into_iter().map(hex::encode).collect();
-            findings.counters.push(Difference {
-                line: (*line).clone(),
-                of: String::new(),
-                by_recount: of_logs.len() as u64,
-                stored: of_counters.len().to_string(),
-                only_in_logs: hex(of_logs.difference(of_counters).collect()),
-                only_in_counters: hex(of_counters.difference(of_logs).collect()),
-            });
-        }
+    let mut findings = StoreFindings::default();
+    let named = |identities: &Identities| identities.iter().map(hex::encode).collect();
+    let of_logs = recount.iter().map(|(line, found)| (line.clone(), named(found))).collect();
+    let of_counters = counters.iter().map(|(line, found)| (line.clone(), named(found))).collect();
+    findings.lines += compare(&of_logs, &of_counters, &mut findings.counters);
+    findings.lines += compare(&recounted_facts(logs, period), &facts, &mut findings.facts);
+
+    let (from, until) = (period.start().micros(), period.end().micros().min(over));
+    let mut totals = logs.recount.fact_totals(from, until);
+    for (line, found) in &recount {
+        *totals.entry(line.clone()).or_default() += &Number::whole(found.len() as u64);
     }
-    let count = |line: &Line| recount.get(line).map_or(0, |found| found.len() as u64);
-    let rows = rows(&pool, period).await?;
-    let with_rows: BTreeSet<&Line> = recount.keys().chain(rows.keys()).collect();
+    let total = |line: &Line| totals.get(line).cloned().unwrap_or_default();
+    let rows = rows(&pool, period, until).await?;
+    let with_rows: BTreeSet<&Line> = totals.keys().chain(rows.keys()).collect();
     for line in with_rows {
         let stored = rows.get(line).cloned().unwrap_or_else(|| "0".to_owned());
-        findings.rows.extend(difference(line, "", count(line), stored));
+        findings.rows.extend(difference(line, "", &total(line), stored));
     }
     let owners = Owners::read(&pool, period, customer).await?;
-    for (customer, cut, totals) in closes(&pool, period, customer).await? {
-        let owned = recount.keys().filter(|line| owners.owner(line) == Some(&customer));
-        let with_totals: BTreeSet<&Line> = owned.chain(totals.keys()).collect();
+    for (customer, cut, closed) in closes(&pool, period, customer).await? {
+        let owned = totals.keys().filter(|line| owners.owner(line) == Some(&customer));
+        let with_totals: BTreeSet<&Line> = owned.chain(closed.keys()).collect();
         for line in with_totals {
-            let stored = totals.get(line).cloned().unwrap_or_else(|| "0".to_owned());
-            findings.closes.extend(difference(line, &format!("{customer} cut {cut}"), count(line), stored));
+            let stored = closed.get(line).cloned().unwrap_or_else(|| "0".to_owned());
+            findings.closes.extend(difference(line, &format!("{customer} cut {cut}"), &total(line), stored));
         }
     }
     for invoice in invoices(&pool, period, customer).await? {
-        let owned = recount
-            .keys()
-            .filter(|line| line.meter == invoice.meter && owners.owner(line) == Some(&invoice.customer_id));
-        let by_recount = owned.map(&count).sum();
+        let owned = totals
+            .iter()
+            .filter(|(line, _)| line.meter == invoice.meter && owners.owner(line) == Some(&invoice.customer_id));
+        let by_recount = owned.fold(Number::default(), |mut sum, (_, total)| {
+            sum += total;
+            sum
+        });
         let line = Line { meter: invoice.meter, account: invoice.customer_id, hour: period.to_string() };
-        findings.invoices.extend(difference(&line, &invoice.invoice_number, by_recount, invoice.quantity));
+        findings.invoices.extend(difference(&line, &invoice.invoice_number, &by_recount, invoice.quantity));
     }
     Ok(findings)
 }
 
-fn difference(line: &Line, of: &str, by_recount: u64, stored: String) -> Option<Difference> {
+/// Compares lines name by name; how many lines there are on either side.
+fn compare(logs: &BTreeMap<Line, FactNames>, stored: &BTreeMap<Line, FactNames>, found: &mut Vec<Difference>) -> u64 {
+    let nothing = FactNames::new();
+    let lines: BTreeSet<&Line> = logs.keys().chain(stored.keys()).collect();
+    for line in &lines {
+        let of_logs = logs.get(line).unwrap_or(&nothing);
+        let of_stored = stored.get(line).unwrap_or(&nothing);
+        if of_logs != of_stored {
+            found.push(Difference {
+                line: (*line).clone(),
+                of: String::new(),
+                by_recount: of_logs.len().to_string(),
+                stored: of_stored.len().to_string(),
+                only_in_logs: of_logs.difference(of_stored).cloned().collect(),
+                only_in_counters: of_stored.difference(of_logs).cloned().collect(),
+            });
+        }
+    }
+    lines.len() as u64
+}
+
+fn difference(line: &Line, of: &str, by_recount: &Number, stored: String) -> Option<Difference> {
     (by_recount.to_string() != stored).then(|| Difference {
         line: line.clone(),
         of: of.to_owned(),
-        by_recount,
+        by_recount: by_recount.to_string(),
         stored,
         only_in_logs: Vec::new(),
         only_in_counters: Vec::new(),
     })
 }
 
-/// Every identity that the commit logs of the period hold.
-async fn counters(stores: &Stores, pool: &PgPool, period: Period) -> anyhow::Result<BTreeMap<Line, Identities>> {
+/// The facts of the period that stand in the logs given.
+fn recounted_facts(logs: &Logs, period: Period) -> BTreeMap<Line, FactNames> {
+    let mut facts = BTreeMap::<Line, FactNames>::new();
+    for fact in logs.recount.facts.standing() {
+        let line = fact.key.line();
+        if Hour::parse_key(&line.hour).is_ok_and(|hour| period.has(hour)) {
+            let name = fact_name(fact.key.identity(), fact.revision, fact.content_hash());
+            facts.entry(line).or_default().insert(name);
+        }
+    }
+    facts
+}
+
+fn fact_name(key: [u8; 16], revision: u64, content: [u8; 16]) -> String {
+    format!("{} {revision} {}", hex::encode(key), hex::encode(content))
+}
+
+/// Every log that something was acknowledged in or rolled up from.
+async fn partitions(stores: &Stores, pool: &PgPool) -> anyhow::Result<BTreeSet<Partition>> {
     let acknowledged = stores.acknowledgements().partitions().await?;
     let cursors: Vec<String> = sqlx::query_scalar(CURSORS).fetch_all(pool).await?;
     let rolled_up = cursors.iter().filter_map(|name| Partition::parse(name).ok());
-    let roots: BTreeSet<(Bucket, Hour)> = acknowledged
-        .into_keys()
-        .chain(rolled_up)
+    Ok(acknowledged.into_keys().chain(rolled_up).collect())
+}
+
+/// Every fact that stands in the logs of the period's days, but for the ends of exports.
+async fn facts(
+    stores: &Stores,
+    partitions: &BTreeSet<Partition>,
+    period: Period,
+) -> anyhow::Result<BTreeMap<Line, FactNames>> {
+    let days = partitions.iter().filter_map(|partition| match partition.window {
+        Window::Day(_) => Some(Partition::root(partition.bucket, partition.window)),
+        Window::Hour(_) => None,
+    });
+    let days: BTreeSet<Partition> = days.collect();
+    let log = stores.commit_log();
+    let days: Vec<_> = stream::iter(days)
+        .map(|root| {
+            let log = &log;
+            async move { read_day(log, root).await }
+        })
+        .buffer_unordered(READS_AT_ONCE)
+        .try_collect()
+        .await?;
+    let mut facts = BTreeMap::<Line, FactNames>::new();
+    for fact in days.into_iter().flatten() {
+        let hour = fact.key.time.hour();
+        if !period.has(hour) || matches!(fact.value, FactValue::ExportEnd { .. }) {
+            continue;
+        }
+        let line =
+            Line { meter: fact.key.meter.to_string(), account: fact.key.account.to_string(), hour: hour.to_string() };
+        let key = *fact.key.identity().as_bytes();
+        facts.entry(line).or_default().insert(fact_name(key, fact.revision, *fact.content_hash().as_bytes()));
+    }
+    Ok(facts)
+}
+
+/// Every identity that the commit logs of the period hold.
+async fn counters(
+    stores: &Stores,
+    partitions: &BTreeSet<Partition>,
+    period: Period,
+) -> anyhow::Result<BTreeMap<Line, Identities>> {
+    let roots: BTreeSet<(Bucket, Hour)> = partitions
+        .iter()
         .filter_map(|partition| Some((partition.bucket, partition.hour()?)))
         .filter(|(_, hour)| period.has(*hour))
         .collect();
@@ -155,14 +243,15 @@ async fn counters(stores: &Stores, pool: &PgPool, period: Period) -> anyhow::Res
     Ok(counters)
 }
 
-/// Usage rows of counts, over all dimensions and partitions.
-async fn rows(pool: &PgPool, period: Period) -> anyhow::Result<BTreeMap<Line, String>> {
-    let (from, until) = (DateTime::<Utc>::from(period.start()), DateTime::<Utc>::from(period.end()));
+/// Usage rows, over all dimensions and partitions, before an instant in microseconds since 1970.
+async fn rows(pool: &PgPool, period: Period, until: i64) -> anyhow::Result<BTreeMap<Line, String>> {
+    let from = DateTime::<Utc>::from(period.start());
+    let until = DateTime::<Utc>::from_timestamp_micros(until).context("an instant that PostgreSQL has")?;
     let rows: Vec<LineRow> = sqlx::query_as(ROWS).bind(from).bind(until).fetch_all(pool).await?;
     Ok(rows.into_iter().map(LineRow::line).collect())
 }
 
-/// The last cut of every customer that closed the period, with its totals of counts.
+/// The last cut of every customer that closed the period, with its totals.
 async fn closes(
     pool: &PgPool,
     period: Period,
@@ -242,7 +331,7 @@ const CURSORS: &str = "select partition from rollup_cursors";
 
 const ROWS: &str = "
     select account_id, meter, window_start, trim_scale(sum(total))::text as total
-    from usage_rows where $1 <= window_start and window_start < $2 and parts is null
+    from usage_rows where $1 <= window_start and window_start < $2
     group by account_id, meter, window_start having sum(total) <> 0";
 
 const CLOSES: &str = "
@@ -250,20 +339,17 @@ const CLOSES: &str = "
     where period_start = $1 and ($2::text is null or customer_id = $2)
     order by customer_id, cut desc";
 
-// Facts are not counted from logs of events: their meters are those with totals that have parts.
 const TOTALS: &str = "
     select account_id, meter, window_start, trim_scale(sum(total))::text as total
     from closed_totals c
     where close_id = $1
-        and not exists (select from usage_rows u where u.meter = c.meter and u.account_id = c.account_id and u.parts > 0)
-    group by account_id, meter, window_start";
+    group by account_id, meter, window_start having sum(total) <> 0";
 
 const INVOICES: &str = "
     select i.invoice_number, i.customer_id, l.meter, trim_scale(sum(l.quantity_raw))::text as quantity
     from invoices i
     join invoice_lines l using (invoice_id, customer_id)
     where i.period_start = $1 and i.invoice_number is not null and l.meter is not null
-        and l.meter in ('cloudtrail_events', 'guardduty_findings', 'security_hub_findings')
         and ($2::text is null or i.customer_id = $2)
     group by i.invoice_number, i.customer_id, l.meter
     order by i.invoice_number, l.meter";

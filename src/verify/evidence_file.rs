@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use reference::{Line, time};
+use reference::{Adds, Line, Rules, is_built_in, time};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
@@ -44,6 +44,8 @@ pub(crate) struct EvidenceFile {
     pub(crate) owned: BTreeMap<String, Vec<(i64, Option<i64>)>>,
     /// The aggregation of each meter.
     pub(crate) meters: BTreeMap<String, String>,
+    /// The meters that are data, as the file says they add up.
+    pub(crate) rules: Rules,
     pub(crate) lines: BTreeMap<Line, Claim>,
     /// Hashes of the source objects, as stored and of their content, and how they are named.
     pub(crate) objects: BTreeMap<[u8; 32], String>,
@@ -56,16 +58,54 @@ pub(crate) struct EvidenceFile {
 #[derive(Deserialize)]
 #[serde(tag = "is", rename_all = "snake_case")]
 enum Written {
-    Evidence { format: u32, customer: String, period_start: String, period_end: String, cut: i64, cut_at: String },
-    Meter { meter: String, aggregation: String },
+    Evidence {
+        format: u32,
+        customer: String,
+        period_start: String,
+        period_end: String,
+        cut: i64,
+        cut_at: String,
+    },
+    Meter {
+        meter: String,
+        aggregation: String,
+        #[serde(default)]
+        gap_seconds_max: Option<i64>,
+    },
     Source,
-    Owned { account: String, from: String, until: Option<String> },
-    Line { account: String, meter: String, window: String, total: String, sha256: String },
-    Object { name: String, sha256: String, content_sha256: Option<String> },
+    Owned {
+        account: String,
+        from: String,
+        until: Option<String>,
+    },
+    Line {
+        account: String,
+        meter: String,
+        window: String,
+        total: String,
+        sha256: String,
+    },
+    Object {
+        name: String,
+        sha256: String,
+        content_sha256: Option<String>,
+    },
     Log,
-    DeadLetter { object: Option<String> },
-    End { lines: usize, objects: usize, logs: usize, dead_letters: usize },
-    Identities { account: String, meter: String, window: String, of: Vec<String> },
+    DeadLetter {
+        object: Option<String>,
+    },
+    End {
+        lines: usize,
+        objects: usize,
+        logs: usize,
+        dead_letters: usize,
+    },
+    Identities {
+        account: String,
+        meter: String,
+        window: String,
+        of: Vec<String>,
+    },
 }
 
 impl EvidenceFile {
@@ -126,7 +166,16 @@ impl EvidenceFile {
                 self.cut_at = time::instant(&cut_at)?;
                 (self.customer, self.cut) = (customer, cut);
             }
-            Written::Meter { meter, aggregation } => {
+            Written::Meter { meter, aggregation, gap_seconds_max } => {
+                let adds = match aggregation.as_str() {
+                    "sum" | "count" => Some(Adds::Sum),
+                    "max" => Some(Adds::Max),
+                    "time_weighted" => gap_seconds_max.map(|gap_seconds| Adds::OverTime { gap_seconds }),
+                    _ => None,
+                };
+                self.rules
+                    .meters
+                    .extend(adds.map(|adds| (meter.clone(), adds)).filter(|(meter, _)| !is_built_in(meter)));
                 self.meters.insert(meter, aggregation);
             }
             Written::Owned { account, from, until } => {

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read as _;
 use std::path::PathBuf;
+use std::time::UNIX_EPOCH;
 
 use anyhow::Context;
 use flate2::read::MultiGzDecoder;
-use reference::{Line, Outcome, Recount};
+use reference::{Judged, Line, Outcome, Recount, Rules};
 use sha2::{Digest, Sha256};
 
 /// A log object that was read.
@@ -30,23 +31,28 @@ pub(crate) struct Logs {
 }
 
 impl Logs {
-    /// Reads files, one by one. `now` in microseconds since 1970.
-    pub(crate) fn read(files: &[PathBuf], now: i64) -> anyhow::Result<Self> {
-        let mut logs = Self::default();
+    /// Reads files, one by one, by these rules. `now` in microseconds since 1970.
+    pub(crate) fn read(files: &[PathBuf], rules: Rules, now: i64) -> anyhow::Result<Self> {
+        let mut logs = Self { recount: Recount::under(rules), ..Self::default() };
         for file in files {
-            let stored = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-            logs.add(&file.to_string_lossy(), &stored, now);
+            let at = || format!("cannot read {}", file.display());
+            let stored = fs::read(file).with_context(at)?;
+            let written = fs::metadata(file).and_then(|metadata| metadata.modified()).with_context(at)?;
+            let written_at = written.duration_since(UNIX_EPOCH).ok().and_then(|age| age.as_micros().try_into().ok());
+            logs.add(&file.to_string_lossy(), &stored, written_at, now);
         }
         Ok(logs)
     }
 
     /// Reads one object.
-    pub(crate) fn add(&mut self, name: &str, stored: &[u8], now: i64) {
+    pub(crate) fn add(&mut self, name: &str, stored: &[u8], written_at: Option<i64>, now: i64) {
         let position = self.objects.len();
         let sha256 = Sha256::digest(stored).into();
         let content_sha256 = if stored.starts_with(&[0x1f, 0x8b]) { inflated_sha256(stored) } else { Some(sha256) };
         self.objects.push(LogObject { path: name.to_owned(), sha256, content_sha256 });
-        for outcome in self.recount.add_object(name, stored, now) {
+        let judged = self.recount.add_object_written_at(name, stored, written_at, now);
+        let outcomes = judged.into_iter().flat_map(|Judged { outcome, beside }| [outcome].into_iter().chain(beside));
+        for outcome in outcomes {
             let Outcome::Counts(unit) = outcome else { continue };
             let line = Line { meter: unit.meter, account: unit.account, hour: unit.hour };
             let objects = self.found_in.entry(line).or_default().entry(unit.identity).or_default();

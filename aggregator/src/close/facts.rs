@@ -124,6 +124,26 @@ async fn read_bucket<L: CommitLog>(
     Ok(facts)
 }
 
+/// The facts that stand in a bucket's day, named by its root, to the end of its logs: in force or not, ends of exports among them.
+pub async fn read_day<L: CommitLog>(log: &L, root: Partition) -> Result<Vec<UsageFact<'static>>, PrefixError> {
+    let mut standing = Standing::default();
+    let mut waiting = vec![root];
+    while let Some(partition) = waiting.pop() {
+        let mut known = Known::empty(partition.clone());
+        for entry in log.read_after(&partition, 0).await? {
+            known.apply(&entry)?;
+            let Content::Stated { facts, .. } = entry.content else { continue };
+            for stated in facts {
+                standing.add(stated.fact);
+            }
+        }
+        if known.is_split() {
+            waiting.extend(partition.children());
+        }
+    }
+    Ok(standing.facts().cloned().collect())
+}
+
 async fn read_log<'a, L: CommitLog>(
     log: &L,
     partition: &'a Partition,
