@@ -1,10 +1,12 @@
 //! `securebase demo`: the whole chain on real input, for a first look.
 
+mod made_month;
+
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use aggregator::close::{self, Period, Request};
 use aggregator::directory::{AccountDirectory, CustomerId, NewCustomer};
@@ -12,7 +14,6 @@ use anyhow::Context;
 use api::api_keys::NewKey;
 use api::auth::Scope;
 use api::{Grouping, UsageQuery, UsageScope, usage};
-use benches::cloudtrail::{LOGS_FOLDER, Plan, write_month};
 use billing::{Customers, Month, load_invoice, render_text};
 use ingest::{AccountId, Hour, Meter, Timestamp};
 use rust_decimal::Decimal;
@@ -24,6 +25,8 @@ use crate::replay::{Replay, Source, expand};
 use crate::stores::{Role, Stores};
 use crate::{declared, edge, print};
 
+use made_month::MadeMonth;
+
 /// The customers of the demo: id, name, tier, address.
 const CUSTOMERS: [(&str, &str, &str, &str); 3] = [
     ("acme-bank", "Acme Bank AG", "fintech", "Bahnhofstrasse 1, 8001 Zürich"),
@@ -32,8 +35,6 @@ const CUSTOMERS: [(&str, &str, &str, &str); 3] = [
 ];
 /// First hour of every demo contract; rate cards are in force from here on.
 const CONTRACT_START: &str = "2020-01-01T00";
-const GENERATED_ACCOUNTS: u32 = 6;
-const GENERATED_SEED: u64 = 1;
 
 pub(super) async fn run(global: &Global, arguments: cli::Demo) -> anyhow::Result<ExitCode> {
     // Its customers and logs are made up.
@@ -86,28 +87,42 @@ fn curl(key: &str, address: SocketAddr, period: Month) -> String {
 /// From logs to an issued invoice; returns whose, and for which month.
 async fn chain(global: &Global, arguments: &cli::Demo, platform: &Platform) -> anyhow::Result<(CustomerId, Month)> {
     let stores = &platform.stores;
-    let logs = match &arguments.logs {
-        Some(logs) => logs.clone(),
-        None => generate(&global.home, arguments.events)?,
+    let made = match &arguments.logs {
+        Some(_) => None,
+        None => Some(MadeMonth::make(&global.home, CUSTOMERS.len(), arguments.events)?),
     };
     let directory = AccountDirectory::new(stores.database.pool(Role::Aggregator)?);
     let customers = add_customers(&directory).await?;
     super::rate_cards::load_seeded(stores).await?;
 
-    print::line(&format!("Replaying {}", logs.display()));
-    let files = expand(&[logs.to_string_lossy().into_owned()])?;
-    let sources = files.into_iter().map(Source::File).collect();
-    let reading = Reading::new(stores, declared::load(global)?, None).await?;
+    let (paths, declared) = match &made {
+        Some(made) => (made.paths(), Arc::new(made.declared(&declared::path(global))?)),
+        None => (arguments.logs.iter().cloned().collect(), declared::load(global)?),
+    };
+    let paths: Vec<String> = paths.iter().map(|path| path.to_string_lossy().into_owned()).collect();
+    print::line(&format!("Replaying {}", paths.join(", ")));
+    let sources = expand(&paths)?.into_iter().map(Source::File).collect();
+    let reading = Reading::new(stores, declared, None).await?;
     let balance = Replay { stores, resume: false, reading }.run(sources).await?;
     super::replay::report(global, &balance);
     anyhow::ensure!(balance.balances(), "the replay does not balance");
 
-    let months = register_accounts(stores, &directory, &customers).await?;
-    let now = edge::now();
-    let ended = months.iter().filter(|(month, _)| month.end() <= now);
-    let (period, _) = ended.max_by_key(|(_, events)| **events).context("no usage in a month that has ended")?;
-    close_month(stores, *period, &customers).await?;
-    let report = super::invoice::issue_month(stores, *period, Customers::Only(customers), 0).await?;
+    let period = match &made {
+        Some(made) => {
+            made.register(&directory, &customers, Hour::parse_key(CONTRACT_START)?).await?;
+            super::caught_up(stores).await?;
+            made.compare(stores).await?;
+            made.period
+        }
+        None => {
+            let months = register_accounts(stores, &directory, &customers).await?;
+            let now = edge::now();
+            let ended = months.iter().filter(|(month, _)| month.end() <= now);
+            *ended.max_by_key(|(_, events)| **events).context("no usage in a month that has ended")?.0
+        }
+    };
+    close_month(stores, period, &customers).await?;
+    let report = super::invoice::issue_month(stores, period, Customers::Only(customers), 0).await?;
     let pool = stores.database.pool(Role::Billing)?;
     let mut shown = None;
     for result in report.results {
@@ -129,7 +144,7 @@ async fn chain(global: &Global, arguments: &cli::Demo, platform: &Platform) -> a
     }
     let (customer, invoice) = shown.context("no customer has an invoice")?;
     print::line(&format!("\n{}", render_text(&invoice)));
-    Ok((customer, *period))
+    Ok((customer, period))
 }
 
 /// Closes the month of these customers, because invoices are made from closes only. Records that were set aside do not stop a
@@ -156,35 +171,6 @@ async fn close_month(stores: &Stores, period: Month, customers: &[CustomerId]) -
     let open = closes.iter().find(|close| close.outcome == close::Outcome::Refused);
     anyhow::ensure!(open.is_none(), "{period} cannot be closed: see `securebase close --period {period}`");
     Ok(())
-}
-
-/// Log objects of the month before this one, made on the spot; made once a home.
-fn generate(home: &Path, events: u64) -> anyhow::Result<PathBuf> {
-    let today = chrono::DateTime::<chrono::Utc>::from(edge::now());
-    let month = Month::containing(today.into()).context("no such month")?;
-    let before = Month::beginning(month.first_day() - chrono::Months::new(1)).context("no such month")?;
-    let folder = home.join(format!("demo-logs-{before}-{events}"));
-    let logs = folder.join(LOGS_FOLDER);
-    if !folder.join(benches::cloudtrail::ANSWER_FILE).exists() {
-        // What an interrupted demo left is half a month.
-        if logs.exists() {
-            std::fs::remove_dir_all(&logs)?;
-        }
-        let hours = before.days() * 24;
-        let plan = Plan {
-            duplicates_percent: 2,
-            late_percent: 3,
-            ..Plan::new(GENERATED_SEED, events, GENERATED_ACCOUNTS, before.start().into(), hours)
-        };
-        let answer = write_month(&folder, &plan)?;
-        print::line(&format!(
-            "Made {} log files of {before} with {} events and {} duplicates",
-            print::count(answer.files),
-            print::count(answer.events),
-            print::count(answer.duplicates)
-        ));
-    }
-    Ok(logs)
 }
 
 async fn add_customers(directory: &AccountDirectory) -> anyhow::Result<Vec<CustomerId>> {
