@@ -7,11 +7,18 @@ BIN is the built `securebase`; EVENTS is a folder with a folder `cloudtrail` of 
 records and deliveries (FOLDERS below). Every file is replayed: folder by folder, all together, twice, in another order, by
 four processes at once on one home, and through three SIGKILLs. Each time the balance and every (meter, account, hour,
 category) must be exactly what recount.py says.
-Prints a table; exits 1 on any difference. Standard library only.
+FOCUS exports are compared with decimal sums of their own, and counted once more with account ids of 12 digits, since anonymised
+ones may have 11. Events that known_answers.json knows, by their content, are compared with what their publisher's readers
+counted. Prints a table; exits 1 on any difference. Standard library only.
 """
 
 import collections
+import csv
+import datetime
 import decimal
+import gzip
+import hashlib
+import io
 import json
 import os
 import pathlib
@@ -26,7 +33,9 @@ import time
 import recount
 
 SECONDS_MAX = 900
-FOLDERS = ("envelopes", "guardduty", "config", "organizations", "events")
+FOLDERS = ("envelopes", "guardduty", "config", "organizations", "usage", "events", "objects")
+KNOWN = pathlib.Path(__file__).parent / "known_answers.json"
+LIVES = ("accounts", "organizational_units", "service_control_policies")
 BALANCE = ("read", "counted", "duplicates", "not_counted", "dead_letters")
 
 
@@ -125,8 +134,26 @@ def same_balance(expected, balance, **instead):
         raise Wrong(f"replay: {show(wrong)}")
 
 
+def same_lives(expected, one):
+    """How long accounts, units and policies were live, for every hour that was over a while ago."""
+    over = recount.hour_of(expected.now - datetime.timedelta(hours=1))
+    wanted, got = collections.Counter(), collections.Counter()
+    for (meter, account, hour), seconds in expected.lives().items():
+        if hour < over:
+            wanted[meter, account, hour] += seconds
+    if not wanted:
+        return
+    for (meter, account, hour, _), seconds in one.usage(LIVES).items():
+        if hour < over:
+            got[meter, account, hour] += seconds
+    wrong = differences(wanted, got)
+    if wrong:
+        raise Wrong(f"lives: {show(wrong)}")
+
+
 def same_usage(expected, one):
     """The program's usage of every meter that there should be some of, and of CloudTrail events."""
+    same_lives(expected, one)
     got = one.usage(sorted({*expected.meters(), "cloudtrail_events"}))
     wanted = expected.counts(("meter", "account", "hour", "category"))
     undecided = expected.undecided()
@@ -218,6 +245,82 @@ class Checks:
 
         return body
 
+    def known(self, paths, answer):
+        """What others counted in these very files."""
+
+        def body():
+            balance = self.home().replay(*paths)
+            balances(balance)
+            wrong = differences(answer, {key: balance[key] for key in answer})
+            if wrong:
+                raise Wrong(f"replay: {show(wrong)}")
+            return ", ".join(f"{key} {value}" for key, value in answer.items())
+
+        return body
+
+    def inspected(self, export, answer):
+        """An export summed up by the program, by ourselves, and by others, if they did."""
+
+        def body():
+            got = self.home().run("sources", "inspect", "--json", str(export))
+            content = export.read_bytes()
+            content = gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+            rows = list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline="")))
+            of_aws = [row for row in rows if row["ProviderName"] == "AWS"]
+            sums = collections.Counter()
+            for row in of_aws:
+                quantity = recount.objects.number(row["ConsumedQuantity"])
+                if quantity is not None:
+                    unit = row["ConsumedUnit"] if row["ConsumedUnit"] != "NULL" else ""
+                    sums[f"{row['ServiceName']} / {unit}"] += quantity
+            told = {f"{one['service']} / {one['unit']}": decimal.Decimal(one["quantity"]) for one in got["sums"]}
+            # A sum of nothing is no difference, but a sum that is not told is one.
+            missing = sums.keys() ^ told.keys()
+            wrong = {key: (str(sums.get(key)), str(told.get(key))) for key in missing} | differences(sums, told)
+            wrong |= differences({"rows": len(rows), "AWS": len(of_aws)}, {"rows": got["rows"], "AWS": got["providers"].get("AWS", 0)})
+            if answer:
+                known = {key: decimal.Decimal(value) for key, value in answer["sums"].items()}
+                wrong |= differences(known, told)
+                counts = {"rows": got["rows"], "rows of AWS": got["providers"]["AWS"], "sub-accounts": len(got["sub_accounts"])}
+                wrong |= differences({key: answer[key] for key in counts}, counts)
+            if wrong:
+                raise Wrong(f"inspect: {show(wrong)}")
+            return f"{len(sums)} sums of {len(of_aws)} rows" + (", as known" if answer else "")
+
+        return body
+
+    def exported(self, export):
+        """The export with account ids of 12 digits, declared for every meter, through the whole chain."""
+
+        def body():
+            content = export.read_bytes()
+            content = gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+            table = list(csv.reader(io.StringIO(content.decode("utf-8-sig"), newline="")))
+            place = table[0].index("SubAccountId")
+            for row in table[1:]:
+                row[place] = row[place].rjust(12, "0")
+            folder = pathlib.Path(tempfile.mkdtemp(prefix="export-", dir=self.scratch))
+            twin, declared = folder / "20300101T000000Z-twin.csv", folder / "declared.toml"
+            with open(twin, "w", newline="") as file:
+                csv.writer(file).writerows(table)
+            meters = sorted({rule[0] for rule in recount.objects.RULES})
+            declared.write_text("".join(f'[[declared]]\nmeter = "{meter}"\nsource = "focus_export"\n' for meter in meters))
+            one = self.home()
+            expected = recount.recount([twin], declared=recount.declared_in(declared))
+            same_balance(expected, one.replay("--sources", declared, twin))
+            same_usage(expected, one)
+            # The sums of what was counted are those of the inspection, meter by meter.
+            sums = collections.Counter()
+            for (meter, *_), quantity in one.usage(meters).items():
+                sums[meter] += quantity
+            told = one.run("sources", "inspect", "--json", twin)["meters"]
+            wrong = differences({one["meter"]: decimal.Decimal(one["quantity"]) for one in told}, sums)
+            if wrong:
+                raise Wrong(f"usage: {show(wrong)}")
+            return f"{expected.counted} rows counted: " + ", ".join(f"{meter} {total}" for meter, total in sorted(sums.items()))
+
+        return body
+
     def four_at_once(self, paths):
         def body():
             expected, one = recount.recount(paths), self.home()
@@ -271,6 +374,25 @@ class Checks:
         return body
 
 
+def content_of(path):
+    """SHA-256 of a file, or over those of everything below a folder, sorted; its names play no part."""
+    if path.is_file():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    hashes = sorted(hashlib.sha256(file.read_bytes()).digest() for file in path.rglob("*") if file.is_file())
+    return hashlib.sha256(b"".join(hashes)).hexdigest()
+
+
+def is_export(path):
+    """Whether a file is a whole FOCUS export, with a row for every column that decides."""
+    try:
+        stored = path.read_bytes()
+        content = gzip.decompress(stored) if stored.startswith(b"\x1f\x8b") else stored
+        table = recount.objects.rows_of(content)
+    except (OSError, EOFError):
+        return False
+    return bool(table) and set(recount.objects.REQUIRED) <= set(table[0]) and all(len(row) == len(table[0]) for row in table[1])
+
+
 def main():
     if len(sys.argv) != 3:
         sys.exit("usage: real_data.py BIN EVENTS")
@@ -294,6 +416,20 @@ def main():
             if folder.is_dir():
                 checks.check(name, checks.whole([folder]))
                 everything.append(folder)
+        known = json.loads(KNOWN.read_text())
+        found = 0
+        for folder in [folder for path in everything for folder in (path, *sorted(path.iterdir()))]:
+            answer = known["replayed"].get(content_of(folder))
+            if answer:
+                found += 1
+                checks.check(f"known: {answer['name']}", checks.known([folder], answer["balance"]))
+        for export in sorted(path for path in everything[-1].parent.rglob("*.csv*") if is_export(path)):
+            answer = known["exports"].get(content_of(export))
+            found += bool(answer)
+            checks.check(f"sums of {export.name}"[:44], checks.inspected(export, answer))
+            if answer:
+                checks.check(f"{export.name}, counted"[:44], checks.exported(export))
+        print(f"      {found} known answers for these events", flush=True)
         checks.check("everything", checks.whole(everything))
         checks.check("a second replay", checks.twice(everything))
         checks.check("another order", checks.other_order(everything))

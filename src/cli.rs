@@ -126,7 +126,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     DeadLetters(DeadLetters),
     /// Which source each meter is counted from
-    Sources,
+    Sources(Sources),
     /// The trail of what was done: follow its chains, write down their ends
     #[command(subcommand)]
     Audit(Audit),
@@ -140,6 +140,22 @@ pub(crate) enum Command {
     /// bash: `securebase completions bash > ~/.local/share/bash-completion/completions/securebase`;
     /// zsh: into a file `_securebase` of a directory in $fpath; fish: into ~/.config/fish/completions/securebase.fish
     Completions(Completions),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Sources {
+    #[command(subcommand)]
+    pub(crate) command: Option<SourcesCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SourcesCommand {
+    /// Sum up a FOCUS export as it is written, to compare with the bill; nothing of it is counted
+    Inspect {
+        /// The export, gzip or not
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -65,7 +65,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Receipts(receipts) => receipts::run(global, receipts).await,
         Command::Outbox(outbox) => outbox::run(global, outbox).await,
         Command::DeadLetters(letters) => dead_letters::run(global, letters).await,
-        Command::Sources => sources::run(global),
+        Command::Sources(arguments) => sources::run(global, arguments),
         Command::Audit(audit) => audit::run(global, audit).await,
         Command::Keys(keys) => keys::run(global, keys).await,
         Command::Status => status::run(global).await,

@@ -17,6 +17,7 @@ mod events;
 mod homes;
 mod meters;
 mod prices;
+mod recounted;
 mod replay;
 mod serving;
 mod sources;

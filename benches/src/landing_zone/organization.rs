@@ -12,7 +12,7 @@ use crate::cloudtrail::instant;
 use crate::random::{Draws, Stream};
 
 /// How long before the month the oldest accounts joined, in seconds.
-const BEFORE: i64 = 400 * 86_400;
+const BEFORE: i64 = 60 * 86_400;
 
 pub(super) fn write(dir: &Path, zone: &LandingZone, answer: &mut Answer) -> io::Result<()> {
     let mut draws = Draws::new(zone.seed, Stream::Organization, 0);

@@ -19,8 +19,9 @@ use crate::stores::{Role, Stores};
 use crate::{edge, print};
 
 const SEED: u64 = 1;
-/// Below this many events the month is of one account a customer, so that a small demo is quick.
-const EVENTS_OF_TWO_ACCOUNTS: u64 = 10_000;
+/// Below this many events there is one account a customer and only the first week of the month, so that a small demo is quick.
+const EVENTS_OF_A_MONTH: u64 = 10_000;
+const SMALL_DAYS: u32 = 7;
 /// Differences that are printed of a meter; the others are counted.
 const SHOWN: usize = 5;
 
@@ -74,18 +75,17 @@ impl MadeMonth {
             if folder.exists() {
                 fs::remove_dir_all(&folder)?;
             }
-            let zone = LandingZone {
-                events,
-                accounts_each: if events < EVENTS_OF_TWO_ACCOUNTS { 1 } else { 2 },
-                ..LandingZone::new(SEED, u32::try_from(customers)?, period.start().into(), period.days())
-            };
+            let (accounts_each, days) = if events < EVENTS_OF_A_MONTH { (1, SMALL_DAYS) } else { (2, period.days()) };
+            let whole = LandingZone::new(SEED, u32::try_from(customers)?, period.start().into(), days);
+            let zone = LandingZone { events, accounts_each, ..whole };
             let made = write(&folder, &zone)?;
             print::line(&format!(
-                "Made {period} of a landing zone: {} records, {} of them in {} CloudTrail objects with {} digest files.",
-                print::count(made.records.values().sum()),
+                "Made {period} of a landing zone in every form it is delivered: {} CloudTrail events in {} objects, and {} other records.",
                 print::count(events),
                 print::count(made.log_objects),
-                print::count(made.digests)
+                print::count(
+                    made.records.iter().filter(|(folder, _)| *folder != TRAIL_BUCKET).map(|(_, count)| count).sum()
+                )
             ));
         }
         let file = folder.join(ANSWER_FILE);
@@ -94,9 +94,10 @@ impl MadeMonth {
         Ok(Self { period, folder, answer })
     }
 
-    /// What is replayed: the notices beside would name the bucket's objects once more.
+    /// What is replayed. The notices beside would name the bucket's objects once more, and the digest files, one an hour, account
+    /// and Region, prove what the answer shows here.
     pub(super) fn paths(&self) -> Vec<PathBuf> {
-        let folders = [TRAIL_BUCKET, EVENTS_FOLDER, SAMPLES_FOLDER, EXPORT_FOLDER];
+        let folders = [&*format!("{TRAIL_BUCKET}/AWSLogs/*/CloudTrail"), EVENTS_FOLDER, SAMPLES_FOLDER, EXPORT_FOLDER];
         folders.into_iter().map(|name| self.folder.join(name)).collect()
     }
 
