@@ -94,7 +94,7 @@ pub(crate) async fn against_stores(
     let with_rows: BTreeSet<&Line> = totals.keys().chain(rows.keys()).collect();
     for line in with_rows {
         let stored = rows.get(line).cloned().unwrap_or_else(|| "0".to_owned());
-        findings.rows.extend(difference(line, "", &total(line), stored));
+        findings.rows.extend(difference(line, "", total(line).to_string(), stored));
     }
     let owners = Owners::read(&pool, period, customer).await?;
     for (customer, cut, closed) in closes(&pool, period, customer).await? {
@@ -102,7 +102,7 @@ pub(crate) async fn against_stores(
         let with_totals: BTreeSet<&Line> = owned.chain(closed.keys()).collect();
         for line in with_totals {
             let stored = closed.get(line).cloned().unwrap_or_else(|| "0".to_owned());
-            findings.closes.extend(difference(line, &format!("{customer} cut {cut}"), &total(line), stored));
+            findings.closes.extend(difference(line, &format!("{customer} cut {cut}"), total(line).to_string(), stored));
         }
     }
     for invoice in invoices(&pool, period, customer).await? {
@@ -113,8 +113,9 @@ pub(crate) async fn against_stores(
             sum += total;
             sum
         });
+        let expected = invoice.closed.unwrap_or_else(|| by_recount.to_string());
         let line = Line { meter: invoice.meter, account: invoice.customer_id, hour: period.to_string() };
-        findings.invoices.extend(difference(&line, &invoice.invoice_number, &by_recount, invoice.quantity));
+        findings.invoices.extend(difference(&line, &invoice.invoice_number, expected, invoice.quantity));
     }
     Ok(findings)
 }
@@ -140,11 +141,11 @@ fn compare(logs: &BTreeMap<Line, FactNames>, stored: &BTreeMap<Line, FactNames>,
     lines.len() as u64
 }
 
-fn difference(line: &Line, of: &str, by_recount: &Number, stored: String) -> Option<Difference> {
-    (by_recount.to_string() != stored).then(|| Difference {
+fn difference(line: &Line, of: &str, by_recount: String, stored: String) -> Option<Difference> {
+    (by_recount != stored).then(|| Difference {
         line: line.clone(),
         of: of.to_owned(),
-        by_recount: by_recount.to_string(),
+        by_recount,
         stored,
         only_in_logs: Vec::new(),
         only_in_counters: Vec::new(),
@@ -325,6 +326,8 @@ struct InvoiceRow {
     customer_id: String,
     meter: String,
     quantity: String,
+    /// The total of an older cut.
+    closed: Option<String>,
 }
 
 const CURSORS: &str = "select partition from rollup_cursors";
@@ -345,13 +348,23 @@ const TOTALS: &str = "
     where close_id = $1
     group by account_id, meter, window_start having sum(total) <> 0";
 
+// What an invoice bills of a meter, and the closed total it was made from if a newer cut is there: what came since is on other
+// invoices and credit notes.
 const INVOICES: &str = "
-    select i.invoice_number, i.customer_id, l.meter, trim_scale(sum(l.quantity_raw))::text as quantity
+    select i.invoice_number, i.customer_id, l.meter, trim_scale(sum(l.quantity_raw))::text as quantity,
+        case when i.close_id is distinct from (
+            select c.close_id from closes c
+            where c.customer_id = i.customer_id and c.period_start = i.period_start
+            order by c.cut desc limit 1)
+        then (
+            select trim_scale(coalesce(sum(t.total), 0))::text from closed_totals t
+            where t.close_id = i.close_id and t.meter = l.meter)
+        end as closed
     from invoices i
     join invoice_lines l using (invoice_id, customer_id)
-    where i.period_start = $1 and i.invoice_number is not null and l.meter is not null
+    where i.period_start = $1 and i.invoice_number is not null and l.meter is not null and i.kind in ('monthly', 'final')
         and ($2::text is null or i.customer_id = $2)
-    group by i.invoice_number, i.customer_id, l.meter
+    group by i.invoice_number, i.customer_id, i.period_start, i.close_id, l.meter
     order by i.invoice_number, l.meter";
 
 const OWNERS: &str = "

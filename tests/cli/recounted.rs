@@ -112,4 +112,17 @@ fn every_form_is_recounted_and_what_was_lost_or_changed_is_named() {
     assert_eq!((code, &lost["agrees"]), (Some(4), &json!(false)));
     let trail_only = verify(&away, &options, &paths[..1]).1;
     assert!(744 <= trail_only["lines_not_checked"]["nat_gateway_bytes"].as_u64().unwrap(), "{trail_only}");
+
+    // Late usage: the newer cut is the recount's, and the invoice still bills the cut it was made from.
+    let late = json!({
+        "specversion": "1.0", "id": "late", "source": "/collector", "type": "nat_gateway_bytes",
+        "subject": answer.accounts[0].account, "time": "2026-10-20T01:00:00Z",
+        "data": { "resource": "nat-late", "value": 5, "unit": "KiB" },
+    });
+    let late = site.write("late.json", late.to_string().as_bytes());
+    site.json(["replay", &late]);
+    site.run(["close", "--period", MONTH]).succeeded();
+    let all = [paths.to_vec(), vec![late]].concat();
+    let (code, same) = verify(&site, &period, &all);
+    assert_eq!((code, &same["agrees"]), (Some(0), &json!(true)), "{same}");
 }
