@@ -6,6 +6,7 @@ mod access;
 mod audit;
 mod client;
 mod document;
+mod encryption;
 mod invoices;
 mod isolation;
 mod keys;
