@@ -49,6 +49,14 @@ test-real: ## The same on real events: EVENTS=DIR, a folder that holds a folder 
 	@$(MAKE) build
 	$(PYTHON) checks/real_data.py $(DEBUG)/securebase "$(EVENTS)"
 
+.PHONY: test-api
+test-api: build ## The running server against its OpenAPI document, by a generated client and schemathesis; EXAMPLES=20
+	$(PYTHON) checks/api_contract.py $(DEBUG)/securebase $(TARGET)/api-tools --examples $(or $(EXAMPLES),20)
+
+.PHONY: test-sqlmap
+test-sqlmap: build ## sqlmap on the parameters of the customers' routes; takes some minutes
+	$(PYTHON) checks/api_contract.py $(DEBUG)/securebase $(TARGET)/api-tools --sqlmap
+
 .PHONY: fmt
 fmt: ## Format the code
 	cargo fmt --all
@@ -81,6 +89,11 @@ bench-invoices: ## The monthly run on a private durable PostgreSQL, for 100 to 1
 .PHONY: bench-stream
 bench-stream: ## The stream format beside the others that were considered, on the same events; ARGS=--help
 	cargo run --release -p benches --bin stream_format -- $(ARGS)
+
+.PHONY: load
+load: ## Latency of the API under load, endpoint by endpoint, beside a bare route; ARGS='--seconds 20 --rate 1000 --customers 500'
+	cargo build --release --bin securebase
+	cargo bench -p api --bench load -- --server $(abspath $(TARGET)/release/securebase) $(ARGS)
 
 .PHONY: mapping
 mapping: ## The Lambda functions behind a simulated event source mapping that lets everything go wrong; SEEDS=100 FIRST_SEED=1

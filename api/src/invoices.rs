@@ -18,7 +18,7 @@ const _: () = assert!(LIMIT_MAX < billing::LIST_LIMIT_MAX, "one more than a page
 /// The answer of `GET /v1/invoices`, newest first.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct InvoiceList {
-    #[schema(value_type = Vec<Object>)]
+    #[schema(value_type = Vec<crate::schemas::InvoiceSummarySchema>)]
     invoices: Vec<InvoiceSummary>,
     /// Where the next page begins; absent after the last one.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -33,6 +33,7 @@ mod parameters;
 mod problem;
 mod rate;
 mod readiness;
+mod schemas;
 mod server;
 mod sessions;
 mod state;

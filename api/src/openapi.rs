@@ -127,6 +127,9 @@ fn complete_operation(path: &str, method: &str, operation: &mut Value) {
     let is_private = operation["security"].as_array().is_some_and(|all| all.iter().any(|one| one.get("key").is_some()));
     let responses = operation["responses"].as_object_mut().expect("an operation has responses");
     for response in responses.values_mut() {
+        if let Some(pdf) = response.pointer_mut("/content/application~1pdf") {
+            *pdf = json!({"schema": {"type": "string", "format": "binary"}});
+        }
         let mut headers = json!({"x-request-id": {"$ref": "#/components/headers/RequestId"}});
         if is_private {
             headers["ratelimit"] = json!({"$ref": "#/components/headers/RateLimit"});

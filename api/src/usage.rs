@@ -263,7 +263,7 @@ pub struct UsageAnswer {
     /// operators, who ask about many customers.
     pub complete_through: Option<String>,
     /// One row for each group that has usage; exactly one when nothing is grouped.
-    #[schema(value_type = Vec<Object>)]
+    #[schema(value_type = Vec<crate::schemas::UsageRowSchema>)]
     pub rows: Vec<UsageRow>,
     /// Where the next page begins; absent after the last one.
     #[serde(skip_serializing_if = "Option::is_none")]
