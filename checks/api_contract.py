@@ -233,7 +233,7 @@ def explore(bin_directory, url, home, admin, examples, tools):
         command = [
             str(bin_directory / "schemathesis"), "run", str(DOCUMENT), "--url", url, "--include-tag", tag,
             "--header", f"Authorization: Bearer {key}",
-            "--max-examples", str(examples), "--seed", "1", "--workers", "2", "--request-timeout", "30",
+            "--max-examples", str(examples), "--seed", "1", "--workers", "1", "--request-timeout", "30",
             # Text that happens to be a good cursor or number is no fault; a header that is not asked for is not read.
             "--exclude-checks", "positive_data_acceptance,negative_data_rejection",
             "--suppress-health-check", "all", "--no-shrink", "--continue-on-failure",

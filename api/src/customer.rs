@@ -94,6 +94,11 @@ pub(crate) async fn find(
     Ok(Json(document))
 }
 
+/// Accounts used and allowed, of the transaction's tenant.
+pub(crate) async fn allowance(connection: &mut PgConnection, now: Timestamp) -> Result<Allowance, TenantError> {
+    Ok(read(connection, now).await?.accounts)
+}
+
 async fn read(connection: &mut PgConnection, now: Timestamp) -> Result<CustomerDocument, sqlx::Error> {
     let row = sqlx::query(FIND).bind(DateTime::<Utc>::from(now)).persistent(false).fetch_one(connection).await?;
     Ok(CustomerDocument {

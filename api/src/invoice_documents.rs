@@ -10,6 +10,7 @@ use flate2::read::GzDecoder;
 use sqlx::PgConnection;
 
 use crate::caller::{ReadInvoices, Tenant};
+use crate::edge::now;
 use crate::invoices;
 use crate::isolation::{Foreign, report_foreign};
 use crate::parameters::Parameters;
@@ -157,7 +158,7 @@ async fn load(
     tenant: &Tenant<ReadInvoices>,
     invoice: &str,
 ) -> Result<InvoiceDocument, Problem> {
-    let loaded = invoices::load(connection, &tenant.customer, invoice).await;
+    let loaded = invoices::load(connection, &tenant.customer, invoice, now()).await;
     if matches!(&loaded, Err(problem) if problem.status == StatusCode::NOT_FOUND) {
         report_foreign(state, &tenant.customer, Foreign::Invoice(invoice)).await;
     }

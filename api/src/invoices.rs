@@ -1,7 +1,8 @@
 //! A customer's issued invoices, as billing wrote them. Nothing is added up here.
 
 use aggregator::directory::CustomerId;
-use billing::{InvoiceDocument, InvoiceSummary, ReadError, list_invoices, load_invoice};
+use billing::{InvoiceDocument, InvoiceSummary, IssuedFilter, Month, ReadError, list_issued, load_invoice};
+use ingest::Timestamp;
 use serde::Serialize;
 use sqlx::PgConnection;
 use utoipa::ToSchema;
@@ -12,6 +13,10 @@ use crate::tenant::TenantError;
 
 const LIMIT_MAX: u32 = 100;
 const LIMIT_DEFAULT: u32 = 50;
+
+/// The states and kinds that can be asked for.
+const STATES: [&str; 4] = ["issued", "overdue", "paid", "credited"];
+const KINDS: [&str; 4] = ["monthly", "final", "prepayment", "adjustment"];
 
 const _: () = assert!(LIMIT_MAX < billing::LIST_LIMIT_MAX, "one more than a page is asked for");
 
@@ -31,11 +36,28 @@ pub(crate) struct Page {
     limit: u32,
     /// The number of the last invoice seen.
     cursor: Option<String>,
+    filter: IssuedFilter,
 }
 
 impl Page {
-    pub(crate) fn read(parameters: &Parameters) -> Result<Self, Problem> {
-        parameters.only(&["limit", "cursor"])?;
+    pub(crate) fn read(parameters: &Parameters, now: Timestamp) -> Result<Self, Problem> {
+        parameters.only(&["status", "kind", "from", "to", "limit", "cursor"])?;
+        let one_of = |all: [&'static str; 4]| {
+            move |text: &str| {
+                let known = all.contains(&text);
+                if known { Ok(text.to_owned()) } else { Err(format!("expected one of {}", all.join(", "))) }
+            }
+        };
+        let first_day = |text: &str| {
+            Month::parse(text).map(Month::first_day).map_err(|_| "expected a month such as 2026-10".to_owned())
+        };
+        let filter = IssuedFilter {
+            status: parameters.read("status", one_of(STATES))?,
+            kind: parameters.read("kind", one_of(KINDS))?,
+            from: parameters.read("from", first_day)?,
+            to: parameters.read("to", first_day)?,
+            now: Some(now),
+        };
         let limit = parameters.read_limit(LIMIT_MAX, LIMIT_DEFAULT)?;
         let cursor = parameters.read("cursor", |text| {
             let is_number = text.len() <= 64 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
@@ -45,7 +67,7 @@ impl Page {
                 Err("expected the `next_cursor` of an earlier answer".to_owned())
             }
         })?;
-        Ok(Self { limit, cursor })
+        Ok(Self { limit, cursor, filter })
     }
 }
 
@@ -56,7 +78,7 @@ pub(crate) async fn list(
     page: &Page,
 ) -> Result<InvoiceList, Problem> {
     // One more than the page holds tells whether there is a next page.
-    let mut invoices = list_invoices(connection, page.limit + 1, page.cursor.as_deref()).await?;
+    let mut invoices = list_issued(connection, &page.filter, page.limit + 1, page.cursor.as_deref()).await?;
     for invoice in &invoices {
         check_owner(customer, &invoice.customer)?;
     }
@@ -71,17 +93,18 @@ pub(crate) async fn load(
     connection: &mut PgConnection,
     customer: &CustomerId,
     number_or_id: &str,
+    now: Timestamp,
 ) -> Result<InvoiceDocument, Problem> {
     let found = load_invoice(connection, number_or_id).await?;
     let Some(document) = found else {
         return Err(Problem::not_found("you have no issued invoice of this number or id; `/v1/invoices` lists yours"));
     };
     check_owner(customer, &document.customer)?;
-    Ok(document)
+    Ok(document.as_of(now))
 }
 
 /// Row-level security showed the row; if it is another customer's all the same, it goes no further.
-fn check_owner(customer: &CustomerId, owner: &str) -> Result<(), Problem> {
+pub(crate) fn check_owner(customer: &CustomerId, owner: &str) -> Result<(), Problem> {
     if customer.as_str() == owner {
         return Ok(());
     }

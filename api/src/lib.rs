@@ -24,6 +24,7 @@ mod edge;
 mod etag;
 mod idempotency;
 mod invoice_documents;
+mod invoice_preview;
 mod invoices;
 mod isolation;
 mod key;
@@ -58,7 +59,7 @@ pub use openapi::openapi;
 pub use rate::REQUESTS_PER_MINUTE;
 pub use readiness::NotReady;
 pub use server::{SHUTDOWN_MS_MAX, router, serve};
-pub use state::{ApiParts, ApiState, pool};
+pub use state::{ApiParts, ApiState, Previews, pool};
 pub use telemetry::Telemetry;
 pub use tenant::{DATABASE_WAIT_MS_MAX, TenantError, TenantMac, TenantTransaction};
 pub use usage::{

@@ -27,6 +27,7 @@ use utoipa::OpenApi;
         crate::metrics::month,
         crate::metrics::history,
         crate::server::list_invoices,
+        crate::invoice_preview::preview,
         crate::server::read_invoice,
         crate::invoice_documents::download,
         crate::invoice_documents::evidence,

@@ -28,8 +28,8 @@ use crate::state::ApiState;
 use crate::tenant::{TenantError, TenantTransaction};
 use crate::usage::UsageAnswer;
 use crate::{
-    admin, api_keys, audit, completeness, customer, docs_page, invoice_documents, invoices, metrics, openapi,
-    readiness, sessions, usage, usage_stream,
+    admin, api_keys, audit, completeness, customer, docs_page, invoice_documents, invoice_preview, invoices, metrics,
+    openapi, readiness, sessions, usage, usage_stream,
 };
 
 /// After the signal to stop: how long running requests may take to end.
@@ -61,6 +61,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/v1/usage/stream", get(usage_stream::watch))
         .route("/v1/usage", get(read_usage))
         .route("/v1/invoices", get(list_invoices))
+        .route("/v1/invoices/preview", get(invoice_preview::preview))
         .route("/v1/invoices/{invoice}", get(read_invoice))
         .route("/v1/invoices/{invoice}/download", get(invoice_documents::download))
         .route("/v1/invoices/{invoice}/evidence", get(invoice_documents::evidence))
@@ -174,13 +175,21 @@ pub(crate) async fn read_usage(
 
 /// Issued invoices, newest first.
 #[utoipa::path(get, path = "/v1/invoices", operation_id = "list_invoices", tag = "invoices", security(("key" = ["read:invoices"])),
-    params(("limit" = Option<u32>, Query, description = "At most so many in the answer; 50 without", minimum = 1, maximum = 100), ("cursor" = Option<String>, Query, description = "`next_cursor` of the answer before")), responses((status = 200, description = "A page of invoices", body = invoices::InvoiceList)))]
+    params(
+        ("status" = Option<String>, Query, description = "Only those that are `issued`, `overdue`, `paid` or `credited`", pattern = "^(issued|overdue|paid|credited)$"),
+        ("kind" = Option<String>, Query, description = "Only `monthly`, `final`, `prepayment` or `adjustment`", pattern = "^(monthly|final|prepayment|adjustment)$"),
+        ("from" = Option<String>, Query, description = "Only of periods that begin in this month or later, such as 2026-10", pattern = "^2[01][0-9]{2}-(0[1-9]|1[0-2])$"),
+        ("to" = Option<String>, Query, description = "Only of periods that begin before this month", pattern = "^2[01][0-9]{2}-(0[1-9]|1[0-2])$"),
+        ("limit" = Option<u32>, Query, description = "At most so many in the answer; 50 without", minimum = 1, maximum = 100),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the answer before"),
+    ),
+    responses((status = 200, description = "A page of invoices", body = invoices::InvoiceList)))]
 pub(crate) async fn list_invoices(
     tenant: Tenant<ReadInvoices>,
     State(state): State<ApiState>,
     parameters: Parameters,
 ) -> Result<Json<invoices::InvoiceList>, Problem> {
-    let page = invoices::Page::read(&parameters)?;
+    let page = invoices::Page::read(&parameters, now())?;
     let mut transaction = TenantTransaction::begin(&state.pool, &state.mac_key, &tenant.customer).await?;
     let list = invoices::list(&mut transaction, &tenant.customer, &page).await?;
     transaction.end().await?;
@@ -199,7 +208,7 @@ pub(crate) async fn read_invoice(
 ) -> Result<Json<InvoiceDocument>, Problem> {
     parameters.only(&[])?;
     let mut transaction = TenantTransaction::begin(&state.pool, &state.mac_key, &tenant.customer).await?;
-    let loaded = invoices::load(&mut transaction, &tenant.customer, &invoice).await;
+    let loaded = invoices::load(&mut transaction, &tenant.customer, &invoice, now()).await;
     transaction.end().await?;
     if matches!(&loaded, Err(problem) if problem.status == StatusCode::NOT_FOUND) {
         report_foreign(&state, &tenant.customer, Foreign::Invoice(&invoice)).await;

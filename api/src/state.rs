@@ -18,6 +18,18 @@ use crate::watchers::Watchers;
 /// Connections to PostgreSQL that one API process holds at most.
 const CONNECTIONS_MAX: u32 = 16;
 
+/// What previews of invoices are made with.
+///
+/// They are rated with prices and agreements that the customers' role may not see, so they are made by billing's own role: of
+/// one customer, the authenticated one, in a transaction that cannot write, and checked again before they are answered.
+#[derive(Clone, Debug)]
+pub struct Previews {
+    /// Connections as the role `securebase_billing`.
+    pub pool: PgPool,
+    /// Who bills.
+    pub seller: billing::Party,
+}
+
 /// What the API is made of.
 #[derive(Clone, Debug)]
 pub struct ApiParts {
@@ -25,6 +37,8 @@ pub struct ApiParts {
     pub pool: PgPool,
     /// Connections as the role `securebase_operator`; without them there are no routes for operators.
     pub operator_pool: Option<PgPool>,
+    /// Without them there is no `/v1/invoices/preview`.
+    pub previews: Option<Previews>,
     /// Vouches for the tenant of each transaction.
     pub mac_key: TenantMac,
     /// The keys that sign sessions.
@@ -44,6 +58,7 @@ pub struct ApiParts {
 pub struct ApiState {
     pub(crate) pool: PgPool,
     pub(crate) operator_pool: Option<PgPool>,
+    pub(crate) previews: Option<Previews>,
     pub(crate) mac_key: TenantMac,
     pub(crate) authenticator: Authenticator,
     pub(crate) recorder: AuditRecorder,
@@ -60,6 +75,7 @@ impl ApiState {
         let ApiParts {
             pool,
             operator_pool,
+            previews,
             mac_key,
             signing_keys,
             verified_table,
@@ -79,6 +95,7 @@ impl ApiState {
         Self {
             pool,
             operator_pool,
+            previews,
             mac_key,
             authenticator,
             recorder,

@@ -88,17 +88,17 @@ pub use rate_card::{
 };
 pub use rating::{Line, LineKind, Pricing, Rated, RatingError, describe, rate};
 pub use read::{
-    FoundInvoice, InvoiceAccount, InvoiceFilter, LIST_LIMIT_MAX, ReadError, find_invoices, list_invoices, load_account,
-    load_credit_note, load_invoice,
+    FoundInvoice, InvoiceAccount, InvoiceFilter, IssuedFilter, LIST_LIMIT_MAX, ReadError, find_invoices, list_invoices,
+    list_issued, load_account, load_credit_note, load_invoice,
 };
 pub use render::render_text;
 pub use render_csv::{CsvError, render_csv};
 pub use render_html::{HtmlError, render_html};
 pub use run::{
     BilledInvoice, BillingError, Credited, CustomerResult, Customers, DUE_DAYS, DeskError, Discarded, GRACE_HOURS,
-    GrantKind, GrantRequest, Granted, Interruptions, Outcome, Paid, PayRequest, Point, Previewed, RunError, RunReport,
-    RunRequest, Uninterrupted, WORKERS, bill_late_usage, credit, grant, issue, issue_with, pay, prepay, preview,
-    preview_customer, reissue, void,
+    GrantKind, GrantRequest, Granted, Interruptions, MonthPreview, Outcome, Paid, PayRequest, Point, Previewed,
+    Projection, RunError, RunReport, RunRequest, Uninterrupted, WORKERS, bill_late_usage, credit, grant, issue,
+    issue_with, pay, prepay, preview, preview_customer, preview_month, reissue, void,
 };
 pub use share::{NotAShare, Share};
 pub use simulation::{CompareError, Comparison, Simulated, SimulationError, UsageState, simulate};

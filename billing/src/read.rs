@@ -43,6 +43,21 @@ pub struct InvoiceFilter {
     pub period: Option<Month>,
 }
 
+/// Which issued invoices are listed; every condition must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IssuedFilter {
+    /// In this state: `issued`, `overdue`, `paid` or `credited`.
+    pub status: Option<String>,
+    /// Of this kind, such as `monthly`.
+    pub kind: Option<String>,
+    /// Of a period that begins on this day or later.
+    pub from: Option<NaiveDate>,
+    /// Of a period that begins before this day.
+    pub to: Option<NaiveDate>,
+    /// Decides what is overdue; without it nothing is.
+    pub now: Option<Timestamp>,
+}
+
 /// An invoice as an operator finds it, drafts included.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoundInvoice {
@@ -181,12 +196,28 @@ pub async fn list_invoices(
     limit: u32,
     before: Option<&str>,
 ) -> Result<Vec<InvoiceSummary>, ReadError> {
-    if before.is_some_and(|number| number.contains('\0')) {
+    list_issued(connection, &IssuedFilter::default(), limit, before).await
+}
+
+/// Those of [`list_invoices`] that a filter lets through.
+pub async fn list_issued(
+    connection: &mut PgConnection,
+    filter: &IssuedFilter,
+    limit: u32,
+    before: Option<&str>,
+) -> Result<Vec<InvoiceSummary>, ReadError> {
+    let texts = [before, filter.status.as_deref(), filter.kind.as_deref()];
+    if texts.into_iter().flatten().any(|text| text.contains('\0')) {
         return Ok(Vec::new());
     }
     let rows: Vec<SummaryRow> = sqlx::query_as(LIST)
         .bind(i64::from(limit.min(LIST_LIMIT_MAX)))
         .bind(before)
+        .bind(filter.status.as_deref())
+        .bind(filter.kind.as_deref())
+        .bind(filter.from)
+        .bind(filter.to)
+        .bind(filter.now.map(DateTime::<Utc>::from))
         .fetch_all(&mut *connection)
         .await?;
     rows.into_iter().map(to_summary).collect()
@@ -399,14 +430,26 @@ const PAYMENTS_OF: &str = "
 /// Newest first; a page goes on after an invoice's number, and is empty after a number that the reader cannot see.
 const LIST: &str = concat!(
     "
-    select i.invoice_id::text, i.invoice_number, i.kind, i.revision, ",
+    with judged as (
+        select i.*, ",
     status!(),
-    " as status, i.customer_id, i.period_start, i.period_end, i.currency::text, i.total_minor, i.issued_at, i.due_at
-    from invoices i
-    where i.status not in ('draft', 'cancelled')
-        and ($2::text is null or (i.issued_at, i.invoice_id) < (
-            select b.issued_at, b.invoice_id from invoices b where b.invoice_number = $2::text))
-    order by i.issued_at desc, i.invoice_id desc
+    " as state
+        from invoices i
+        where i.status not in ('draft', 'cancelled')
+            and ($2::text is null or (i.issued_at, i.invoice_id) < (
+                select b.issued_at, b.invoice_id from invoices b where b.invoice_number = $2::text))
+            and ($4::text is null or i.kind = $4::text)
+            and ($5::date is null or i.period_start >= $5::date)
+            and ($6::date is null or i.period_start < $6::date)
+    ), shown as (
+        select j.*, case when j.state = 'issued' and j.due_at < $7::timestamptz then 'overdue' else j.state end as shown
+        from judged j
+    )
+    select invoice_id::text, invoice_number, kind, revision, shown as status, customer_id, period_start, period_end,
+        currency::text, total_minor, issued_at, due_at
+    from shown
+    where $3::text is null or shown = $3::text
+    order by issued_at desc, invoice_id desc
     limit $1::bigint"
 );
 

@@ -126,6 +126,17 @@ impl Usage {
         Ok(())
     }
 
+    /// So many times the usage, each part rounded down to whole raw units; peaks stay as they are. `None` where a total does
+    /// not fit.
+    pub fn scaled(&self, times: &Fraction) -> Option<Self> {
+        let mut parts = self.parts.clone();
+        for part in parts.values_mut().flat_map(BTreeMap::values_mut) {
+            let (whole, _) = part.total.checked_mul(times)?.floor();
+            part.total = Fraction::new(whole, 1)?;
+        }
+        Some(Self { parts })
+    }
+
     /// What was used of a meter on these days; `None` where no window reported any, which is not the same as zero.
     pub fn of(&self, meter: Meter, days: Days) -> Result<Option<Measured>, UsageError> {
         let mut sum: Option<Measured> = None;

@@ -92,6 +92,8 @@ impl Api {
             pool: api::pool(options),
             // Operators' routes are for the operator's own server.
             operator_pool: None,
+            // The function logs in as the customers' role alone, which may not read prices.
+            previews: None,
             mac_key: TenantMac::new(tenant_key).map_err(StartError::store)?,
             signing_keys,
             verified_table: Some((aws_sdk_dynamodb::Client::new(config), table)),

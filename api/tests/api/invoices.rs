@@ -1,34 +1,69 @@
 //! Invoices that billing issued, seen by the customers they were issued to.
 
+use std::io::Write as _;
+
 use aggregator::directory::CustomerId;
+use api::{ApiParts, ApiState};
 use billing::{Customers, InvoiceDocument, Month, Outcome, Party, RunRequest, load_invoice};
 use chrono::{DateTime, Utc};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use ingest::Timestamp;
 use serde_json::Value;
+use sha2::Digest as _;
 use sqlx::{Connection as _, PgConnection, PgPool};
 
 use crate::client::{encoded, get, get_with};
 use crate::stage::{Stage, one_row};
+
+/// A file that stands for evidence: the API hands it on byte for byte.
+fn evidence_of(customer: &str) -> String {
+    format!("{{\"customer\":\"{customer}\"}}")
+}
 
 /// Closes a month of two customers, as the aggregator does: the totals of their usage rows, and evidence.
 async fn close(stage: &Stage, month: Month) {
     let mut aggregator = PgConnection::connect_with(&stage.options("securebase_aggregator")).await.unwrap();
     let mut transaction = aggregator.begin().await.unwrap();
     let (start, end) = (DateTime::<Utc>::from(month.start()), DateTime::<Utc>::from(month.end()));
-    for statement in [
-        "insert into closes (customer_id, period_start, period_end, cut, source_class, directory_version, cut_at, evidence_sha256)
-         select customer_id, $1::date, $2::date, 1, 'reconciled', 0, $2, sha256(convert_to(customer_id, 'UTF8'))
-         from customers where customer_id in ('acme', 'globex')",
+    for customer in ["acme", "globex"] {
+        let evidence = evidence_of(customer);
+        sqlx::query(
+            "insert into closes (customer_id, period_start, period_end, cut, source_class, directory_version, cut_at, evidence_sha256)
+             values ($3, $1::date, $2::date, 1, 'reconciled', 0, $2, sha256($4))",
+        )
+        .bind(start)
+        .bind(end)
+        .bind(customer)
+        .bind(evidence.as_bytes())
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+        gzip.write_all(evidence.as_bytes()).unwrap();
+        sqlx::query(
+            "insert into evidence_records (close_id, customer_id, sha256, document)
+             select close_id, customer_id, evidence_sha256, $3 from closes where period_start = $1::date and customer_id = $2",
+        )
+        .bind(start)
+        .bind(customer)
+        .bind(gzip.finish().unwrap())
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+    }
+    sqlx::query(
         "insert into closed_totals (close_id, customer_id, account_id, meter, region, category, window_start, total, identities)
          select k.close_id, u.customer_id, u.account_id, u.meter, u.region, u.category, u.window_start, sum(u.total), sha256('')
          from usage_rows u join closes k on k.customer_id = u.customer_id and k.period_start = $1::date
          where u.window_start >= $1 and u.window_start < $2
          group by k.close_id, u.customer_id, u.account_id, u.meter, u.region, u.category, u.window_start",
-        "insert into evidence_records (close_id, customer_id, sha256, document)
-         select close_id, customer_id, evidence_sha256, '' from closes where period_start = $1::date and $2 is not null",
-    ] {
-        sqlx::query(statement).bind(start).bind(end).execute(&mut *transaction).await.unwrap();
-    }
+    )
+    .bind(start)
+    .bind(end)
+    .execute(&mut *transaction)
+    .await
+    .unwrap();
     transaction.commit().await.unwrap();
 }
 
@@ -112,10 +147,121 @@ async fn an_invoice_is_a_file_in_the_form_that_is_accepted() {
     get_with(stage.address, &path, &[&key, "Accept: application/pdf"]).await.problem(404, "not-found");
     get_with(stage.address, &path, &[&key, "Accept: image/png"]).await.problem(406, "not-acceptable");
     get(stage.address, &path, &stage.key("globex")).await.problem(404, "not-found");
-    let evidence = format!("/v1/invoices/{number}/evidence");
-    for customer in ["acme", "globex"] {
-        get(stage.address, &evidence, &stage.key(customer)).await.problem(404, "not-found");
+
+    // Rendered after the issue, and the same bytes from then on.
+    sqlx::query(
+        "insert into invoice_documents (invoice_id, customer_id, media_type, bytes, sha256, rendered_at)
+         values ($1::uuid, 'acme', 'application/pdf', '%PDF-1.7 stored', sha256('%PDF-1.7 stored'), now())",
+    )
+    .bind(&acme.id)
+    .execute(&mut PgConnection::connect_with(&stage.options("securebase_billing")).await.unwrap())
+    .await
+    .unwrap();
+    let pdf = get_with(stage.address, &path, &[&key, "Accept: application/pdf"]).await;
+    assert_eq!((pdf.status, pdf.header("content-type")), (200, Some("application/pdf")), "{pdf:?}");
+    assert_eq!(pdf.body, "%PDF-1.7 stored");
+}
+
+#[tokio::test]
+async fn the_evidence_of_an_invoice_is_the_file_whose_hash_it_carries() {
+    let stage = Stage::new().await;
+    let [acme, globex] = issue(&stage, &["2026-10"]).await.try_into().unwrap();
+    for (customer, invoice, other) in [("acme", &acme, "globex"), ("globex", &globex, "acme")] {
+        let path = format!("/v1/invoices/{}/evidence", invoice.number.as_ref().unwrap());
+        let file = get(stage.address, &path, &stage.key(customer)).await;
+        assert_eq!((file.status, file.body.as_str()), (200, evidence_of(customer).as_str()), "{file:?}");
+        let sha256 = hex::encode(sha2::Sha256::digest(file.body.as_bytes()));
+        assert_eq!(invoice.evidence.as_ref().unwrap().sha256, sha256);
+        get(stage.address, &path, &stage.key(other)).await.problem(404, "not-found");
     }
+}
+
+#[tokio::test]
+async fn the_list_shows_what_is_asked_for() {
+    let stage = Stage::new().await;
+    let issued = issue(&stage, &["2026-08", "2026-09", "2026-10"]).await;
+    let numbers: Vec<&str> =
+        issued.iter().filter(|one| one.customer == "acme").map(|one| one.number.as_deref().unwrap()).collect();
+    let mut superuser = stage.superuser().await;
+    // An invoice's state is changed by postings; here only what is listed by it matters.
+    for (statement, number) in [
+        ("update invoices set due_at = '2026-11-02Z' where invoice_number = $1", numbers[0]),
+        ("update invoices set status = 'paid', paid_at = '2026-11-03Z' where invoice_number = $1", numbers[1]),
+    ] {
+        let mut transaction = superuser.begin().await.unwrap();
+        sqlx::raw_sql("set local session_replication_role = replica").execute(&mut *transaction).await.unwrap();
+        sqlx::query(statement).bind(number).execute(&mut *transaction).await.unwrap();
+        transaction.commit().await.unwrap();
+    }
+    for (query, expected) in [
+        ("status=overdue", vec![numbers[0]]),
+        ("status=paid", vec![numbers[1]]),
+        ("status=issued", vec![numbers[2]]),
+        ("status=credited", vec![]),
+        ("kind=monthly", vec![numbers[2], numbers[1], numbers[0]]),
+        ("kind=prepayment", vec![]),
+        ("from=2026-09", vec![numbers[2], numbers[1]]),
+        ("to=2026-09", vec![numbers[0]]),
+        ("from=2026-09&to=2026-10&status=paid&kind=monthly", vec![numbers[1]]),
+        ("limit=1&kind=monthly", vec![numbers[2]]),
+    ] {
+        let list = get(stage.address, &format!("/v1/invoices?{query}"), &stage.key("acme")).await.json();
+        let seen: Vec<&str> =
+            list["invoices"].as_array().unwrap().iter().map(|one| one["number"].as_str().unwrap()).collect();
+        assert_eq!(seen, expected, "{query}");
+        assert_eq!(list["next_cursor"].is_string(), query.starts_with("limit"), "{query}");
+    }
+    for (query, parameter) in [("status=draft", "status"), ("kind=x", "kind"), ("from=2026", "from"), ("to=x", "to")] {
+        let answer = get(stage.address, &format!("/v1/invoices?{query}"), &stage.key("acme")).await;
+        answer.problem(400, "invalid-parameter");
+        assert_eq!(answer.json()["parameter"], parameter);
+    }
+    let one = get(stage.address, &format!("/v1/invoices/{}", numbers[0]), &stage.key("acme")).await.json();
+    assert_eq!(one["status"], "overdue", "the same as in the list");
+}
+
+#[tokio::test]
+async fn a_preview_says_charges_so_far_and_the_total_to_come_with_its_method() {
+    let stage = Stage::new().await;
+    let month: String = sqlx::query_scalar("select to_char(now() at time zone 'UTC', 'YYYY-MM')")
+        .fetch_one(&mut stage.superuser().await)
+        .await
+        .unwrap();
+    let mut row = one_row(Some("acme"), "000000000001", 1_000_000_000);
+    row.window_start = format!("{month}-01T00:00:00Z").parse().unwrap();
+    stage.seed(&[row, one_row(Some("globex"), "000000000002", 5_000_000_000)]).await;
+    let path = "/v1/invoices/preview";
+    let preview = get(stage.address, path, &stage.key("acme")).await;
+    assert_eq!(preview.status, 200, "{preview:?}");
+    let preview = preview.json();
+    assert_eq!(preview["month"], month);
+    assert_eq!(preview["accounts"], serde_json::json!({"used": 0, "allowed": 5}));
+    assert_eq!(preview["charges_so_far"]["customer"], "acme");
+    assert_eq!(preview["charges_so_far"]["status"], "draft");
+    // 2000.00 and 1,000,000,000 at 0.0000002, and 8 % of both.
+    assert_eq!(preview["total_so_far"], "2376.00");
+    let projected = &preview["projected"];
+    let (passed, hours) = (projected["hours_passed"].as_i64().unwrap(), projected["hours"].as_i64().unwrap());
+    assert!(0 < passed && passed <= hours && hours >= 28 * 24, "{projected}");
+    // The same arithmetic in whole cents of net: fees stay, usage grows with the hours.
+    let usage_cents = 20_000 * hours / passed;
+    let total: f64 = projected["total"].as_str().unwrap().parse().unwrap();
+    let expected = (200_000 + usage_cents) as f64 * 1.08 / 100.0;
+    // A volume discount holds above 5,000.00, early in a month.
+    let expected = if 200_000 + usage_cents > 500_000 { expected * 0.95 } else { expected };
+    assert!((total - expected).abs() < 0.05, "{total} is not {expected}");
+    assert!(projected["method"].as_str().unwrap().contains("hours"), "{projected}");
+
+    let past = get(stage.address, "/v1/invoices/preview?month=2026-10", &stage.key("globex")).await.json();
+    assert_eq!(past["total_so_far"], past["projected"]["total"], "a month that is over goes on no more: {past}");
+    let issued = issue(&stage, &["2026-10"]).await;
+    let past = get(stage.address, "/v1/invoices/preview?month=2026-10", &stage.key("globex")).await.json();
+    assert_eq!(past["charges_so_far"]["number"].as_str(), issued[1].number.as_deref());
+    assert_eq!(past["projected"], Value::Null);
+    get(stage.address, "/v1/invoices/preview?month=2025-10", &stage.key("acme")).await.problem(404, "not-found");
+    get(stage.address, "/v1/invoices/preview?month=2025", &stage.key("acme")).await.problem(400, "invalid-parameter");
+    let state = ApiState::new(ApiParts { previews: None, ..stage.parts() });
+    get(stage.serve(state).await, path, &stage.key("acme")).await.problem(404, "not-found");
 }
 
 #[tokio::test]

@@ -31,6 +31,7 @@ use crate::prepayment::annual_prepayment;
 use crate::snapshot::Snapshot;
 use crate::statements::{PREVIEWERS, Statement};
 use crate::terms::{PrepaidFee, Terms, TermsError};
+use crate::usage::Usage;
 
 /// What is the same for every customer of a run.
 pub(super) struct Billing<'a> {
@@ -189,7 +190,8 @@ impl Billing<'_> {
         let available = Money::from_minor(standing.credit_minor.saturating_add(to_credit), terms.currency);
         let is_ready = ready == Readiness::Ready;
         let settlement = if is_ready { (charges, available) } else { (Vec::new(), Money::zero(terms.currency)) };
-        let assembled = self.assemble(connection, &standing, close, terms, &settlement.0, settlement.1).await?;
+        let usage = self.usage(connection, &standing, close.as_ref()).await?;
+        let assembled = self.assemble(&standing, close, terms, &usage, &settlement.0, settlement.1)?;
         // The kind can change while it is a draft, when the contract's end becomes known: then it is another draft.
         let kind = assembled.snapshot.invoice.kind;
         if let Some(draft) = earlier.take_if(|_| standing.invoice_kind.as_deref() != Some(kind.as_str())) {
@@ -268,8 +270,21 @@ impl Billing<'_> {
         connection: &mut PgConnection,
         customer_id: &str,
     ) -> Result<Option<(Snapshot, SourceClass)>, BillingError> {
+        let previewed = self.preview_with(connection, customer_id, |_, usage| Some(usage)).await?;
+        Ok(previewed.map(|(_, snapshot, class)| (snapshot, class)))
+    }
+
+    /// The same with other usage, which is made of the usage there is and of the days under contract; `None` where it makes
+    /// none, or no day is under contract.
+    pub(super) async fn preview_with(
+        &self,
+        connection: &mut PgConnection,
+        customer_id: &str,
+        other: impl FnOnce(Days, Usage) -> Option<Usage>,
+    ) -> Result<Option<(Days, Snapshot, SourceClass)>, BillingError> {
         let standing = standing(connection, self.period, customer_id).await?;
         let Some(terms) = self.terms(connection, &standing).await? else { return Ok(None) };
+        let days = terms.days().map_err(|error| BillingError::Draft(error.into()))?;
         let close = standing.close()?;
         let mut available = Money::from_minor(standing.credit_minor, terms.currency);
         let mut charges = Vec::new();
@@ -291,27 +306,38 @@ impl Billing<'_> {
                 }
             }
         }
-        let assembled = self.assemble(connection, &standing, close, terms, &charges, available).await?;
+        let usage = self.usage(connection, &standing, close.as_ref()).await?;
+        let Some(usage) = other(days, usage) else { return Ok(None) };
+        let assembled = self.assemble(&standing, close, terms, &usage, &charges, available)?;
         let class = assembled.close.map_or(SourceClass::BestEffort, |close| close.source_class);
-        Ok(Some((assembled.snapshot, class)))
+        Ok(Some((days, assembled.snapshot, class)))
     }
 
-    /// Rates and adds up; of the newest close, or, where there is none, of the usage so far.
-    async fn assemble(
+    /// What the newest close says, or, where there is none, the usage so far.
+    async fn usage(
         &self,
         connection: &mut PgConnection,
         standing: &StandingRow,
+        close: Option<&Close>,
+    ) -> Result<Usage, BillingError> {
+        match close {
+            Some(close) => usage_reading::closed(connection, close.id).await,
+            None => usage_reading::so_far(connection, self.period, &standing.customer.customer_id).await,
+        }
+    }
+
+    /// Rates and adds up.
+    fn assemble(
+        &self,
+        standing: &StandingRow,
         close: Option<Close>,
         terms: Terms,
+        usage: &Usage,
         charges: &[CarriedAdjustment],
         available: Money,
     ) -> Result<Assembled, BillingError> {
-        let usage = match &close {
-            Some(close) => usage_reading::closed(connection, close.id).await?,
-            None => usage_reading::so_far(connection, self.period, &standing.customer.customer_id).await?,
-        };
         let carried = charges.iter().map(|charge| charge.correction.clone()).collect();
-        let invoice = invoice::draft(&terms, &usage)?.settled(carried, available)?;
+        let invoice = invoice::draft(&terms, usage)?.settled(carried, available)?;
         let snapshot = Snapshot {
             seller: self.seller.clone(),
             buyer: standing.customer.buyer(),

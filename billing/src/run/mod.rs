@@ -16,6 +16,7 @@ mod claims;
 mod desk;
 mod interruption;
 mod late;
+mod month_preview;
 mod readiness;
 mod report;
 mod usage_reading;
@@ -36,6 +37,7 @@ pub use self::desk::{
     prepay, reissue, void,
 };
 pub use self::interruption::{Interruptions, Point, Uninterrupted};
+pub use self::month_preview::{MonthPreview, Projection, preview_month};
 pub use self::readiness::GRACE_HOURS;
 pub use self::report::{BilledInvoice, CustomerResult, Outcome, RunReport};
 use crate::agreement::{AgreementError, AgreementsError};

@@ -32,7 +32,7 @@ pub(super) async fn run(global: &Global, command: cli::Invoice) -> anyhow::Resul
 }
 
 /// Who bills. One seller a deployment; it is kept with each invoice.
-fn seller() -> Party {
+pub(super) fn seller() -> Party {
     let setting = |name, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
     Party {
         name: setting("SECUREBASE_SELLER_NAME", "SecureBase Inc."),
