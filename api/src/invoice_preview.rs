@@ -2,28 +2,19 @@
 
 use axum::Json;
 use axum::extract::State;
-use billing::{InvoiceDocument, Month, MonthPreview, Previewed, Projection, preview_month};
+use billing::{InvoiceDocument, Month, MonthPreview, Previewed, Projection, RunError, preview_month};
 use serde::Serialize;
-use sqlx::PgConnection;
 use utoipa::ToSchema;
 
 use crate::caller::{ReadInvoices, Tenant};
 use crate::completeness;
 use crate::customer::{self, Allowance};
-use crate::edge::{REQUEST_MS_MAX, now};
+use crate::edge::now;
 use crate::invoices::check_owner;
 use crate::parameters::Parameters;
 use crate::problem::Problem;
-use crate::state::{ApiState, Previews};
+use crate::state::ApiState;
 use crate::tenant::{TenantError, TenantTransaction};
-
-/// A preview cannot write, and sees one state of everything.
-const BEGIN: &str = "begin isolation level repeatable read read only";
-
-/// As long as statements of customers may take; billing's own may take longer.
-const BOUND: &str = "set local statement_timeout = '10s'";
-
-const _: () = assert!(REQUEST_MS_MAX == 10_000, "the bound above is that of a request");
 
 /// Said with every projection.
 const METHOD: &str = "usage so far, of each meter and day, times the hours of the month under contract over those that have \
@@ -72,7 +63,7 @@ impl From<Projection> for ProjectedTotal {
     params(("month" = Option<String>, Query, description = "Such as 2026-11; the running one without", pattern = "^2[01][0-9]{2}-(0[1-9]|1[0-2])$")),
     responses(
         (status = 200, description = "The month", body = InvoicePreview),
-        (status = 404, description = "The month is not under contract, or this server makes no previews"),
+        (status = 404, description = "No day of the month is under contract"),
     ))]
 pub(crate) async fn preview(
     tenant: Tenant<ReadInvoices>,
@@ -84,14 +75,19 @@ pub(crate) async fn preview(
     let month = parameters
         .read("month", |text| Month::parse(text).map_err(|_| "expected a month such as 2026-11".to_owned()))?;
     let month = month.or_else(|| Month::containing(now)).ok_or_else(Problem::internal)?;
-    let previews = state.previews.as_ref().ok_or_else(|| {
-        Problem::not_found("this server makes no previews of invoices; `/v1/metrics` says what was used so far")
-    })?;
     let mut transaction = TenantTransaction::begin(&state.pool, &state.mac_key, &tenant.customer).await?;
     let accounts = customer::allowance(&mut transaction, now).await?;
     let complete_through = completeness::of_all(&mut transaction).await.map_err(TenantError::from)?;
+    // As the customers' role: row-level security shows billing this customer's prices, agreements and usage alone.
+    let made = preview_month(&mut transaction, &tenant.customer, month, &state.seller, now).await;
+    let MonthPreview { so_far, projection } = made.map_err(|error| match error {
+        RunError::Database(error) => TenantError::from(error).into(),
+        error => {
+            tracing::error!(customer = %tenant.customer, error = &error as &dyn std::error::Error, "no preview");
+            Problem::internal()
+        }
+    })?;
     transaction.end().await?;
-    let MonthPreview { so_far, projection } = of_month(previews, &tenant, month, now).await?;
     let document = match so_far {
         Previewed::Document(document) | Previewed::AlreadyIssued(document) => document,
         Previewed::NotUnderContract => return Err(Problem::not_found("no day of this month is under contract")),
@@ -110,28 +106,4 @@ pub(crate) async fn preview(
         projected: projection.map(ProjectedTotal::from),
         complete_through,
     }))
-}
-
-async fn of_month(
-    previews: &Previews,
-    tenant: &Tenant<ReadInvoices>,
-    month: Month,
-    now: ingest::Timestamp,
-) -> Result<MonthPreview, Problem> {
-    let mut transaction = previews.pool.begin_with(BEGIN).await.map_err(TenantError::from)?;
-    let connection: &mut PgConnection = &mut transaction;
-    sqlx::raw_sql(BOUND).execute(&mut *connection).await.map_err(TenantError::from)?;
-    let made = preview_month(connection, &tenant.customer, month, &previews.seller, now).await;
-    let made = made.map_err(|error| match error {
-        billing::RunError::Database(error) => TenantError::from(error).into(),
-        error => {
-            tracing::error!(customer = %tenant.customer, error = &error as &dyn std::error::Error, "no preview");
-            Problem::internal()
-        }
-    })?;
-    if let Previewed::Failed(billing::BillingError::Database(error)) = made.so_far {
-        return Err(TenantError::from(error).into());
-    }
-    transaction.rollback().await.map_err(TenantError::from)?;
-    Ok(made)
 }

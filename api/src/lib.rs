@@ -59,7 +59,7 @@ pub use openapi::openapi;
 pub use rate::REQUESTS_PER_MINUTE;
 pub use readiness::NotReady;
 pub use server::{SHUTDOWN_MS_MAX, router, serve};
-pub use state::{ApiParts, ApiState, Previews, pool};
+pub use state::{ApiParts, ApiState, pool};
 pub use telemetry::Telemetry;
 pub use tenant::{DATABASE_WAIT_MS_MAX, TenantError, TenantMac, TenantTransaction};
 pub use usage::{

@@ -18,18 +18,6 @@ use crate::watchers::Watchers;
 /// Connections to PostgreSQL that one API process holds at most.
 const CONNECTIONS_MAX: u32 = 16;
 
-/// What previews of invoices are made with.
-///
-/// They are rated with prices and agreements that the customers' role may not see, so they are made by billing's own role: of
-/// one customer, the authenticated one, in a transaction that cannot write, and checked again before they are answered.
-#[derive(Clone, Debug)]
-pub struct Previews {
-    /// Connections as the role `securebase_billing`.
-    pub pool: PgPool,
-    /// Who bills.
-    pub seller: billing::Party,
-}
-
 /// What the API is made of.
 #[derive(Clone, Debug)]
 pub struct ApiParts {
@@ -37,8 +25,8 @@ pub struct ApiParts {
     pub pool: PgPool,
     /// Connections as the role `securebase_operator`; without them there are no routes for operators.
     pub operator_pool: Option<PgPool>,
-    /// Without them there is no `/v1/invoices/preview`.
-    pub previews: Option<Previews>,
+    /// Who bills, as previews of invoices name it.
+    pub seller: billing::Party,
     /// Vouches for the tenant of each transaction.
     pub mac_key: TenantMac,
     /// The keys that sign sessions.
@@ -58,7 +46,7 @@ pub struct ApiParts {
 pub struct ApiState {
     pub(crate) pool: PgPool,
     pub(crate) operator_pool: Option<PgPool>,
-    pub(crate) previews: Option<Previews>,
+    pub(crate) seller: billing::Party,
     pub(crate) mac_key: TenantMac,
     pub(crate) authenticator: Authenticator,
     pub(crate) recorder: AuditRecorder,
@@ -75,7 +63,7 @@ impl ApiState {
         let ApiParts {
             pool,
             operator_pool,
-            previews,
+            seller,
             mac_key,
             signing_keys,
             verified_table,
@@ -95,7 +83,7 @@ impl ApiState {
         Self {
             pool,
             operator_pool,
-            previews,
+            seller,
             mac_key,
             authenticator,
             recorder,

@@ -11,6 +11,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderValue, Request, Response, StatusCode, Uri, header};
+use billing::Party;
 use ingest::Timestamp;
 use lambda_http::RequestExt;
 use lambda_http::request::RequestContext;
@@ -43,6 +44,8 @@ pub struct ApiSettings {
     pub session_secret: String,
     /// Who lets callers in.
     pub identity: Identity,
+    /// Who bills, as previews of invoices name it.
+    pub seller: Party,
 }
 
 impl ApiSettings {
@@ -64,7 +67,13 @@ impl ApiSettings {
                 Identity::OfHeader
             }
         };
-        settings.finish(Self { stores, database, tenant_key_secret, session_secret, identity })
+        let party = |name: &str| settings.optional(name).unwrap_or_default();
+        let seller = Party {
+            name: party("SECUREBASE_SELLER_NAME"),
+            address: party("SECUREBASE_SELLER_ADDRESS"),
+            tax_id: party("SECUREBASE_SELLER_TAX_ID"),
+        };
+        settings.finish(Self { stores, database, tenant_key_secret, session_secret, identity, seller })
     }
 }
 
@@ -92,8 +101,7 @@ impl Api {
             pool: api::pool(options),
             // Operators' routes are for the operator's own server.
             operator_pool: None,
-            // The function logs in as the customers' role alone, which may not read prices.
-            previews: None,
+            seller: settings.seller,
             mac_key: TenantMac::new(tenant_key).map_err(StartError::store)?,
             signing_keys,
             verified_table: Some((aws_sdk_dynamodb::Client::new(config), table)),

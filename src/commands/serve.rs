@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use api::http::HeaderValue;
-use api::{ApiParts, ApiState, Identity, Previews, Telemetry, TenantMac};
+use api::{ApiParts, ApiState, Identity, Telemetry, TenantMac};
 use tokio::net::TcpListener;
 
 use crate::cli::{self, Global, StoresChoice};
@@ -127,7 +127,7 @@ async fn state(platform: &Platform, address: SocketAddr) -> anyhow::Result<ApiSt
     Ok(ApiState::new(ApiParts {
         pool: stores.database.pool(Role::App)?,
         operator_pool: Some(stores.database.pool(Role::Operator)?),
-        previews: Some(Previews { pool: stores.database.pool(Role::Billing)?, seller: super::invoice::seller() }),
+        seller: super::invoice::seller(),
         mac_key: TenantMac::new(platform.keys().tenant)?,
         signing_keys,
         verified_table: stores.verified_table().await?,

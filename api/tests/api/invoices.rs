@@ -3,7 +3,6 @@
 use std::io::Write as _;
 
 use aggregator::directory::CustomerId;
-use api::{ApiParts, ApiState};
 use billing::{Customers, InvoiceDocument, Month, Outcome, Party, RunRequest, load_invoice};
 use chrono::{DateTime, Utc};
 use flate2::Compression;
@@ -260,8 +259,6 @@ async fn a_preview_says_charges_so_far_and_the_total_to_come_with_its_method() {
     assert_eq!(past["projected"], Value::Null);
     get(stage.address, "/v1/invoices/preview?month=2025-10", &stage.key("acme")).await.problem(404, "not-found");
     get(stage.address, "/v1/invoices/preview?month=2025", &stage.key("acme")).await.problem(400, "invalid-parameter");
-    let state = ApiState::new(ApiParts { previews: None, ..stage.parts() });
-    get(stage.serve(state).await, path, &stage.key("acme")).await.problem(404, "not-found");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use aggregator::directory::CustomerId;
 use api::auth::{HashingPool, KeyToken, SigningKeys};
-use api::{ApiParts, ApiState, Identity, Previews, TenantMac, pool, serve};
+use api::{ApiParts, ApiState, Identity, TenantMac, pool, serve};
 use billing::Party;
 use chrono::{DateTime, Utc};
 use embedded::testing::TestDatabase;
@@ -152,10 +152,7 @@ impl Stage {
         ApiParts {
             pool: self.pool(),
             operator_pool: Some(PgPool::connect_lazy_with(self.options("securebase_operator"))),
-            previews: Some(Previews {
-                pool: PgPool::connect_lazy_with(self.options("securebase_billing")),
-                seller: Party { name: "Seller".to_owned(), address: String::new(), tax_id: String::new() },
-            }),
+            seller: Party { name: "SecureBase".to_owned(), ..Party::default() },
             mac_key: self.mac_key(),
             signing_keys: SigningKeys::new(vec![("test".to_owned(), SIGNING_KEY.to_vec())]).unwrap(),
             verified_table: None,

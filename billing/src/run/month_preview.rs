@@ -6,9 +6,7 @@ use ingest::Timestamp;
 use sqlx::PgConnection;
 
 use super::bill::Billing;
-use super::interruption::Uninterrupted;
-use super::{ACTOR, BillingError, Discarded, GRACE_HOURS, catalog};
-use super::{Previewed, RunError, preview_one};
+use super::{BillingError, Previewed, RunError, catalog, preview_customer, previewing};
 use crate::days::Days;
 use crate::document::Party;
 use crate::fraction::Fraction;
@@ -40,8 +38,7 @@ pub struct Projection {
     pub hours: i64,
 }
 
-/// What a customer's month comes to so far, and would come to. Writes nothing. The connection is billing's, or one that may
-/// read what billing reads.
+/// What a customer's month comes to so far, and would come to; on a connection as [`preview_customer`] takes it. Writes nothing.
 pub async fn preview_month(
     connection: &mut PgConnection,
     customer: &CustomerId,
@@ -49,27 +46,16 @@ pub async fn preview_month(
     seller: &Party,
     now: Timestamp,
 ) -> Result<MonthPreview, RunError> {
+    let so_far = preview_customer(connection, customer, period, seller).await?;
+    let Previewed::Document(_) = &so_far else { return Ok(MonthPreview { so_far, projection: None }) };
     let catalog = catalog(connection, period).await?;
-    let billing = Billing {
-        period,
-        seller,
-        grace_hours: GRACE_HOURS,
-        discarded: Discarded::Stay,
-        actor: ACTOR,
-        catalog: &catalog,
-        // Read for decisions about issuing, of which a preview makes none.
-        now: period.end(),
-        interruptions: &Uninterrupted,
-    };
-    let so_far = preview_one(connection, &billing, customer).await.unwrap_or_else(Previewed::Failed);
-    let projection = match &so_far {
-        Previewed::Document(_) => project(connection, &billing, customer, now).await,
-        _ => Ok(None),
-    };
-    Ok(match projection {
-        Ok(projection) => MonthPreview { so_far, projection },
-        Err(error) => MonthPreview { so_far: Previewed::Failed(error), projection: None },
-    })
+    match project(connection, &previewing(period, seller, &catalog), customer, now).await {
+        Ok(projection) => Ok(MonthPreview { so_far, projection }),
+        Err(error) => match error.into_passing() {
+            Ok(error) => Err(error.into()),
+            Err(error) => Ok(MonthPreview { so_far: Previewed::Failed(error), projection: None }),
+        },
+    }
 }
 
 async fn project(
