@@ -20,8 +20,8 @@ use ingest::manifest::{Manifest, Manifests, ObjectVersion};
 use ingest::notice::NamedObject;
 use ingest::object_store::{OpenError, Opened};
 use ingest::{
-    Beside, Delivered, Judged, NotCounted, ObjectRead, Packer, ReadError, Reason, RunId, Slice, SliceId, Timestamp,
-    Verdict, read_object,
+    Delivered, Judged, NotCounted, ObjectRead, ReadError, Reason, Run, RunEnd, RunId, Slice, SliceId, Timestamp,
+    read_object,
 };
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -44,8 +44,6 @@ const MESSAGES_TOGETHER_MAX: usize = 128;
 const KEEPING_AT_ONCE: usize = 4;
 /// Bytes of dead letters that leave together.
 const LETTER_BYTES_TOGETHER: usize = 256 << 10;
-/// Memory of a dead letter beside its name and bytes.
-const LETTER_FRAME_BYTES: usize = 256;
 /// KiB of dead letters between the readers and the store; a reader with more waits.
 const LETTERS_WAITING_KIB_MAX: u32 = 64 << 10;
 /// Events on their way before reading waits for counting: bounds the stream's memory.
@@ -361,8 +359,7 @@ impl Reader {
     }
 
     /// Hands dead letters on, once there is room for their bytes.
-    fn set_aside(&self, pile: &mut Pile) -> Result<(), NobodyListens> {
-        let (letters, bytes) = (std::mem::take(&mut pile.letters), std::mem::take(&mut pile.letter_bytes));
+    fn set_aside(&self, letters: Vec<DeadLetter>, bytes: usize) -> Result<(), NobodyListens> {
         if letters.is_empty() {
             return Ok(());
         }
@@ -411,91 +408,48 @@ impl Reader {
 
     /// Reads an object under a run of its own, and what it names under runs of theirs.
     fn read_as(&self, object: Object<'_>, stored: impl io::Read) -> Result<(), Stopped> {
+        let Object { name, written_at, signature, follows } = object;
         let started_at = edge::now();
-        let run = edge::run_id();
-        let mut pile = Pile { letters: Vec::new(), letter_bytes: 0 };
-        let mut packer = Packer::new(run);
-        let mut slices = Vec::new();
-        let mut digests = Vec::new();
-        let mut closed = BTreeMap::<Reason, u64>::new();
-        let delivered = Delivered { name: object.name, written_at: object.written_at };
+        let mut run = Run::new(edge::run_id(), name.to_owned(), signature, started_at);
+        let delivered = Delivered { name, written_at };
         let read = read_object(delivered, stored, self.reading.rules(started_at), |judged: Judged<'_>| {
-            let Judged { verdict, beside, bytes, offset, number, is_whole } = judged;
-            let mut set_aside = |reason| {
-                pile.add(DeadLetter {
-                    object: object.name.to_owned(),
-                    offset,
-                    number,
-                    reason,
-                    bytes: bytes.to_vec(),
-                    is_whole,
-                    seen_at: started_at,
-                    resolved_at: None,
-                });
-            };
-            match verdict {
-                Verdict::Usage(event) => packer.add(event, &mut slices),
-                Verdict::Facts(statement) => packer.add_statement(*statement, &mut slices),
-                Verdict::NotCounted(_) => {}
-                Verdict::DeadLetter(reason) => set_aside(reason),
+            run.take(judged, |named| match self.follow(follows, named) {
+                Ok(()) => Ok(None),
+                Err(Stopped::Closed(error)) => match error.reason() {
+                    Some(reason) => Ok(Some(reason)),
+                    None => Err(Stopped::Closed(error)),
+                },
+                Err(stopped) => Err(stopped),
+            })?;
+            let full = run.full_slices();
+            if !full.is_empty() {
+                self.send(Message::Slices(full))?;
             }
-            for beside in beside {
-                match beside {
-                    Beside::Usage(event) => packer.add_beside(event, &mut slices),
-                    Beside::Fact(fact) => packer.add_fact_beside(*fact, &mut slices),
-                    Beside::Digest(digest) => digests.push((*digest, Sha256::digest(bytes).into())),
-                    Beside::Object(named) => match self.follow(&object, &named) {
-                        Ok(()) => {}
-                        Err(Stopped::Closed(error)) => {
-                            let reason = error.reason().ok_or(Stopped::Closed(error))?;
-                            *closed.entry(reason).or_default() += 1;
-                            set_aside(reason);
-                        }
-                        Err(stopped) => return Err(stopped),
-                    },
-                    Beside::DeadLetter(reason) => set_aside(reason),
-                }
-            }
-            if !slices.is_empty() {
-                self.send(Message::Slices(std::mem::take(&mut slices)))?;
-            }
-            if LETTER_BYTES_TOGETHER <= pile.letter_bytes {
-                self.set_aside(&mut pile)?;
+            if LETTER_BYTES_TOGETHER <= run.letter_bytes() {
+                let bytes = run.letter_bytes();
+                self.set_aside(run.letters(), bytes)?;
             }
             Ok(())
         });
-        let mut found = match read {
+        let found = match read {
             Ok(found) => found,
             Err(ReadError::Store(error)) => return Err(Stopped::Failed(error.into())),
             Err(ReadError::Sink(stopped)) => return Err(stopped),
         };
-        for (reason, count) in closed {
-            *found.beside_dead_letters.entry(reason).or_default() += count;
-        }
-        slices.extend(packer.flush());
+        let letter_bytes = run.letter_bytes();
+        let RunEnd { slices, letters, digests, manifest } = run.end(found);
         self.send(Message::Slices(slices))?;
-        self.set_aside(&mut pile)?;
-        // A digest file is one digest; its hash is that of its whole content.
-        let is_alone = found.read == 1;
-        let seen = digests.into_iter().map(|(digest, sha256)| SeenDigest {
-            digest,
-            content_sha256: if is_alone { found.content_sha256 } else { sha256 },
-            signature: object.signature.clone(),
-            seen_at: started_at,
-        });
-        let seen: Vec<SeenDigest> = seen.collect();
-        if !seen.is_empty() {
-            self.send(Message::Digests(seen))?;
+        self.set_aside(letters, letter_bytes)?;
+        if !digests.is_empty() {
+            self.send(Message::Digests(digests))?;
         }
-        let name = object.name.to_owned();
-        let manifest = Manifest::new(run, name, found, packer.slices(), packer.beside_slices(), started_at);
         Ok(self.send(Message::Read(Box::new(manifest)))?)
     }
 
     /// Reads what a notice names. Notices inside objects that were fetched for a notice are not followed: they could name
     /// each other without end.
-    fn follow(&self, within: &Object<'_>, named: &NamedObject) -> Result<(), Stopped> {
-        if !within.follows {
+    fn follow(&self, follows: bool, named: &NamedObject) -> Result<(), Stopped> {
+        if !follows {
             return Err(Stopped::Closed(OpenError::Missing));
         }
         self.read_named(named).map_err(|stopped| match stopped {
@@ -513,19 +467,6 @@ struct Object<'a> {
     signature: Option<String>,
     /// Whether the objects that its notices name are read too.
     follows: bool,
-}
-
-/// Dead letters on their way.
-struct Pile {
-    letters: Vec<DeadLetter>,
-    letter_bytes: usize,
-}
-
-impl Pile {
-    fn add(&mut self, letter: DeadLetter) {
-        self.letter_bytes += LETTER_FRAME_BYTES + letter.object.len() + letter.bytes.len();
-        self.letters.push(letter);
-    }
 }
 
 /// Why a reading ended before its end.

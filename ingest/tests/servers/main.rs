@@ -4,6 +4,7 @@
 
 mod clients;
 mod expectations;
+mod intake;
 mod objects;
 mod stores;
 mod stream;
