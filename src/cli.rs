@@ -127,6 +127,8 @@ pub(crate) enum Command {
     DeadLetters(DeadLetters),
     /// Which source each meter is counted from
     Sources(Sources),
+    /// What CloudTrail's digest files prove: how far, what is missing, what was altered
+    Digests(Digests),
     /// The trail of what was done: follow its chains, write down their ends
     #[command(subcommand)]
     Audit(Audit),
@@ -185,6 +187,19 @@ pub(crate) struct Replay {
     /// Where the objects are that notices name: DIR/BUCKET/KEY or DIR/KEY; without it S3, with stores in AWS
     #[arg(long, value_name = "DIR")]
     pub(crate) objects: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Digests {
+    /// Only digests whose hour ends behind this instant, RFC 3339
+    #[arg(long, value_name = "TIME")]
+    pub(crate) from: Option<String>,
+    /// Only digests whose hour ends by this instant, RFC 3339
+    #[arg(long, value_name = "TIME")]
+    pub(crate) to: Option<String>,
+    /// Check signatures with these keys: what `aws cloudtrail list-public-keys` prints
+    #[arg(long, value_name = "FILE")]
+    pub(crate) public_keys: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

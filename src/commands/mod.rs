@@ -9,6 +9,7 @@ mod customers;
 mod dead_letters;
 #[cfg(feature = "local")]
 mod demo;
+mod digests;
 mod evidence;
 mod invoice;
 mod keys;
@@ -66,6 +67,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Outbox(outbox) => outbox::run(global, outbox).await,
         Command::DeadLetters(letters) => dead_letters::run(global, letters).await,
         Command::Sources(arguments) => sources::run(global, arguments),
+        Command::Digests(digests) => digests::run(global, digests).await,
         Command::Audit(audit) => audit::run(global, audit).await,
         Command::Keys(keys) => keys::run(global, keys).await,
         Command::Status => status::run(global).await,
