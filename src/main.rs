@@ -19,6 +19,7 @@ mod platform;
 mod print;
 mod reading;
 mod replay;
+mod samples;
 mod session_keys;
 mod stores;
 mod verify;

@@ -541,7 +541,8 @@ impl Done {
     }
 }
 
-fn is_acknowledged(manifest: &Manifest, acknowledged: &RunAcknowledged) -> bool {
+/// Whether all slices of a run are.
+pub(crate) fn is_acknowledged(manifest: &Manifest, acknowledged: &RunAcknowledged) -> bool {
     (0..manifest.slices).all(|number| acknowledged.slices.contains_key(&number))
 }
 

@@ -247,6 +247,12 @@ impl Stores {
         api::auth::create_verified_table(&self.dynamodb, &self.table(AUTH_CACHE)).await
     }
 
+    /// Whether what is on the stream ends with the process that has it.
+    pub(crate) fn stream_is_memory(&self) -> bool {
+        // Only stores in AWS have a bucket beside them.
+        self.objects.is_none()
+    }
+
     fn table(&self, table: &str) -> String {
         format!("{}-{table}", self.name)
     }

@@ -7,7 +7,7 @@ use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use chrono::Utc;
-use ingest::Timestamp;
+use ingest::{Timestamp, sample};
 use rand::TryRngCore as _;
 use rand::rngs::OsRng;
 use tokio::time::{Instant, timeout};
@@ -17,12 +17,13 @@ use crate::audit::Call;
 use crate::caller::{CallerSlot, address_of};
 use crate::problem::Problem;
 use crate::rate::REQUESTS_PER_MINUTE;
+use crate::samples;
 use crate::state::ApiState;
 
 /// From a request's last header byte to its answer, at most.
 pub const REQUEST_MS_MAX: u64 = 10_000;
 
-/// The largest body that is let in.
+/// The largest body that is let in, but for batches of samples ([`ingest::sample::BODY_BYTES_MAX`]).
 pub const BODY_BYTES_MAX: u64 = 16 * 1024;
 
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -53,7 +54,8 @@ pub(crate) async fn edge(State(state): State<ApiState>, mut request: Request, ne
     request.extensions_mut().insert(caller.clone());
     let started_at = Instant::now();
 
-    let answer = if body_is_too_large(&request) {
+    let body_bytes_max = if path == samples::PATH { sample::BODY_BYTES_MAX as u64 } else { BODY_BYTES_MAX };
+    let answer = if body_is_too_large(&request, body_bytes_max) {
         None
     } else {
         timeout(Duration::from_millis(REQUEST_MS_MAX), next.run(request)).await.map_or_else(
@@ -65,7 +67,7 @@ pub(crate) async fn edge(State(state): State<ApiState>, mut request: Request, ne
         Some(Ok(response)) => with_problem(response, &request_id),
         Some(Err(problem)) => problem.write(&request_id),
         None => {
-            let detail = format!("send a body of at most {BODY_BYTES_MAX} bytes with its length, or none");
+            let detail = format!("send a body of at most {body_bytes_max} bytes with its length, or none");
             let title = "The request is too large";
             Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", title, detail).write(&request_id)
         }
@@ -146,12 +148,12 @@ fn with_problem(response: Response, request_id: &str) -> Response {
 }
 
 /// A declared length above the limit, or an undeclared one.
-fn body_is_too_large(request: &Request) -> bool {
+fn body_is_too_large(request: &Request, bytes_max: u64) -> bool {
     let headers = request.headers();
     let declared =
         headers.get(header::CONTENT_LENGTH).map(|value| value.to_str().ok().and_then(|text| text.parse().ok()));
     match declared {
-        Some(length) => length.is_none_or(|bytes: u64| bytes > BODY_BYTES_MAX),
+        Some(length) => length.is_none_or(|bytes: u64| bytes > bytes_max),
         None => headers.contains_key(header::TRANSFER_ENCODING),
     }
 }

@@ -3,7 +3,7 @@
 //! **Owns** HTTP, API keys and sessions, the tenant of a request, wire types, problems, paging and the usage query.
 //!
 //! **Does not own** counting, prices or any sum of money. It reads PostgreSQL; it writes keys, idempotent answers and the
-//! audit trail, and nothing else.
+//! audit trail, and nothing else. Usage samples it hands to ingest's intake, where its host has opened a door to one.
 //!
 //! **Promises** that every query of a customer runs in a transaction whose first statement names that customer with a MAC
 //! that PostgreSQL checks; that a revoked key is out with the next request; that every authenticated call is recorded;
@@ -34,6 +34,7 @@ mod parameters;
 mod problem;
 mod rate;
 mod readiness;
+mod samples;
 mod schemas;
 mod server;
 mod sessions;
@@ -58,6 +59,7 @@ pub use key::KeyTooShort;
 pub use openapi::openapi;
 pub use rate::REQUESTS_PER_MINUTE;
 pub use readiness::NotReady;
+pub use samples::{SampleDoor, Taking};
 pub use server::{SHUTDOWN_MS_MAX, router, serve};
 pub use state::{ApiParts, ApiState, pool};
 pub use telemetry::Telemetry;

@@ -44,6 +44,7 @@ use utoipa::OpenApi;
         crate::admin::keys,
         crate::admin::create_key,
         crate::admin::revoke_key,
+        crate::samples::take,
         show,
         crate::docs_page::show,
     ),

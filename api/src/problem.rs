@@ -6,6 +6,7 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use crate::tenant::TenantError;
 
@@ -25,6 +26,8 @@ pub(crate) struct Problem {
     pub(crate) parameter: Option<String>,
     /// When the same request may succeed.
     pub(crate) retry_after_secs: Option<u64>,
+    /// What this kind of problem says beside.
+    pub(crate) members: Map<String, Value>,
 }
 
 /// A problem as it is written.
@@ -37,11 +40,21 @@ struct Document<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     parameter: Option<&'a str>,
     request_id: &'a str,
+    #[serde(flatten)]
+    members: &'a Map<String, Value>,
 }
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, kind: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, kind, title, detail: detail.into(), parameter: None, retry_after_secs: None }
+        Self {
+            status,
+            kind,
+            title,
+            detail: detail.into(),
+            parameter: None,
+            retry_after_secs: None,
+            members: Map::new(),
+        }
     }
 
     /// 400: a query parameter that is unknown, repeated, missing or unreadable.
@@ -129,8 +142,9 @@ impl Problem {
             detail: &self.detail,
             parameter: self.parameter.as_deref(),
             request_id,
+            members: &self.members,
         };
-        let body = serde_json::to_vec(&document).expect("a problem is made of strings and one number");
+        let body = serde_json::to_vec(&document).expect("a problem is made of JSON");
         let mut response = (self.status, body).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

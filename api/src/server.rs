@@ -29,7 +29,7 @@ use crate::tenant::{TenantError, TenantTransaction};
 use crate::usage::UsageAnswer;
 use crate::{
     admin, api_keys, audit, completeness, customer, docs_page, invoice_documents, invoice_preview, invoices, metrics,
-    openapi, readiness, sessions, usage, usage_stream,
+    openapi, readiness, samples, sessions, usage, usage_stream,
 };
 
 /// After the signal to stop: how long running requests may take to end.
@@ -58,6 +58,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/v1/customers/{customer}", get(customer::find))
         .route("/v1/metrics", get(metrics::month))
         .route("/v1/metrics/history", get(metrics::history))
+        .route(samples::PATH, post(samples::take))
         .route("/v1/usage/stream", get(usage_stream::watch))
         .route("/v1/usage", get(read_usage))
         .route("/v1/invoices", get(list_invoices))

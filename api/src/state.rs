@@ -11,6 +11,7 @@ use crate::auth::{Authenticator, HashingPool, Sessions, SigningKeys, Verified};
 use crate::caller::Identity;
 use crate::edge::{REQUEST_MS_MAX, now};
 use crate::rate::CustomerRates;
+use crate::samples::SampleDoor;
 use crate::telemetry::Telemetry;
 use crate::tenant::{DATABASE_WAIT_MS_MAX, TenantMac};
 use crate::watchers::Watchers;
@@ -55,6 +56,7 @@ pub struct ApiState {
     pub(crate) rates: CustomerRates,
     pub(crate) telemetry: Telemetry,
     pub(crate) cors_origins: Vec<HeaderValue>,
+    pub(crate) samples: Option<SampleDoor>,
 }
 
 impl ApiState {
@@ -92,7 +94,13 @@ impl ApiState {
             rates: CustomerRates::new(),
             telemetry: Telemetry::default(),
             cors_origins,
+            samples: None,
         }
+    }
+
+    /// Takes usage samples in by this door; without one there is no such route.
+    pub fn with_samples(self, door: SampleDoor) -> Self {
+        Self { samples: Some(door), ..self }
     }
 
     /// Checks keys and sessions; for an authorizer, and to replace signing keys.

@@ -9,6 +9,7 @@ use aws_config::{BehaviorVersion, SdkConfig};
 use aws_smithy_http_client::{Builder, tls};
 use aws_smithy_types::timeout::TimeoutConfig;
 use ingest::dead_letter::DeadLetters;
+use ingest::expectations::Expectations;
 use ingest::kinesis::StreamWriter;
 use ingest::manifest::Manifests;
 use sqlx::PgPool;
@@ -77,11 +78,23 @@ impl Tables {
     pub fn dead_letters(&self) -> DeadLetters {
         DeadLetters::new(self.client.clone(), self.table("dead-letters"), edge::random)
     }
+
+    /// What digest files say must be there.
+    pub fn expectations(&self) -> Expectations {
+        Expectations::new(self.client.clone(), self.table("source-expectations"), edge::random)
+    }
 }
 
 /// The writer to a deployment's stream.
 pub fn stream_writer(config: &SdkConfig, settings: &StoreSettings) -> StreamWriter {
     StreamWriter::new(aws_sdk_kinesis::Client::new(config), settings.name.clone(), edge::random)
+}
+
+/// S3. An endpoint that was set, such as one inside a private network, is asked with the bucket in the path.
+pub fn s3(config: &SdkConfig) -> aws_sdk_s3::Client {
+    let has_endpoint = crate::settings::environment("AWS_ENDPOINT_URL_S3").is_some();
+    let settings = aws_sdk_s3::config::Builder::from(config).force_path_style(has_endpoint);
+    aws_sdk_s3::Client::from_conf(settings.build())
 }
 
 /// How to reach PostgreSQL, with the password where one is needed.

@@ -17,6 +17,7 @@ pub mod bill;
 pub mod clients;
 mod deadline;
 pub mod edge;
+pub mod ingest;
 mod metric;
 pub mod rollup;
 mod secret;

@@ -186,12 +186,7 @@ impl<'r, E, F: FnMut(Judged<'_>) -> Result<(), E>> FrontDoor<'r, F> {
     }
 
     fn sample(&mut self, bytes: &[u8]) -> Result<(), E> {
-        let verdict = match sample::fact(bytes, self.rules.meters, self.rules.now) {
-            Ok(fact) if self.rules.takes(Source::UsageSamples, &fact) => Verdict::of(Statement::of_facts(fact, [])),
-            Ok(_) => Verdict::NotCounted(NotCounted::NotTheDeclaredSource),
-            Err(reason) => Verdict::DeadLetter(reason),
-        };
-        self.verdict(verdict, bytes)
+        self.verdict(judge_sample(bytes, self.rules), bytes)
     }
 
     /// Hands on a CloudTrail event and what it says beside; `whole` is kept if it cannot be counted.
@@ -317,6 +312,15 @@ impl<'r, E, F: FnMut(Judged<'_>) -> Result<(), E>> FrontDoor<'r, F> {
         let judged = Judged { verdict, beside, bytes, offset: self.offset, number: self.number, is_whole };
         self.number += 1;
         (self.each)(judged)
+    }
+}
+
+/// Judges a JSON object that is a CloudEvent.
+pub(crate) fn judge_sample(event: &[u8], rules: Rules<'_>) -> Verdict<'static> {
+    match sample::fact(event, rules.meters, rules.now) {
+        Ok(fact) if rules.takes(Source::UsageSamples, &fact) => Verdict::of(Statement::of_facts(fact, [])),
+        Ok(_) => Verdict::NotCounted(NotCounted::NotTheDeclaredSource),
+        Err(reason) => Verdict::DeadLetter(reason),
     }
 }
 

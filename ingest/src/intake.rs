@@ -5,8 +5,11 @@
 //! that notices name are fetched and read under runs of their own. When a call returns, everything is on the stream or kept:
 //! the delivery may be let go of. When it fails, it may be tried again whole: what was counted is known.
 
+mod samples;
+
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use thiserror::Error;
 use tokio::runtime::Handle;
@@ -20,6 +23,8 @@ use crate::notice::NamedObject;
 use crate::object_store::{ObjectStore, OpenError, Opened};
 use crate::run::{Run, RunEnd};
 use crate::{Declarations, Delivered, Meters, ReadError, Reason, Rules, RunId, Slice, Timestamp, read_object};
+
+pub use samples::{RefusedSample, SampleIntake, SampleReceipt, SamplesTaken};
 
 /// Bytes of dead letters that are kept together.
 const LETTER_BYTES_TOGETHER: usize = 256 << 10;
@@ -88,6 +93,9 @@ pub enum IntakeError {
     /// The stream or a table fails. Retry if [`IntakeError::is_passing`], else stop.
     #[error(transparent)]
     Sink(#[from] AwsError),
+    /// Whoever asked for it has stopped waiting. Retry.
+    #[error("nobody waits any more for {0} to be taken in")]
+    GivenUp(String),
     /// The reading ended by a bug. Stop.
     #[error("the reading of {0} ended by a bug in this program")]
     Bug(String),
@@ -97,7 +105,7 @@ impl IntakeError {
     /// Whether the same delivery may go through later.
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Read { .. } => true,
+            Self::Read { .. } | Self::GivenUp(_) => true,
             Self::Open { source, .. } => source.is_passing(),
             Self::Sink(error) => error.kind.is_passing(),
             Self::Bug(_) => false,
@@ -133,9 +141,27 @@ impl<S: ObjectStore + Clone + 'static> Intake<S> {
         name: String,
         work: impl FnOnce(&mut Taking<S>) -> Result<(), IntakeError> + Send + 'static,
     ) -> Result<Vec<Manifest>, IntakeError> {
-        let mut taking = Taking { intake: self.clone(), runtime: Handle::current(), manifests: Vec::new() };
+        // A thread cannot be dropped like a future: without this it would read on into somebody else's time.
+        let waiter = Waiter::default();
+        let is_given_up = waiter.is_gone.clone();
+        let mut taking =
+            Taking { intake: self.clone(), runtime: Handle::current(), is_given_up, manifests: Vec::new() };
         let done = tokio::task::spawn_blocking(move || work(&mut taking).map(|()| taking.manifests));
-        done.await.map_err(|_| IntakeError::Bug(name))?
+        let taken = done.await.map_err(|_| IntakeError::Bug(name))?;
+        drop(waiter);
+        taken
+    }
+}
+
+/// Says, by being dropped, that nobody waits any more.
+#[derive(Default)]
+struct Waiter {
+    is_gone: Arc<AtomicBool>,
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.is_gone.store(true, Ordering::Relaxed);
     }
 }
 
@@ -143,6 +169,7 @@ impl<S: ObjectStore + Clone + 'static> Intake<S> {
 struct Taking<S> {
     intake: Intake<S>,
     runtime: Handle,
+    is_given_up: Arc<AtomicBool>,
     manifests: Vec<Manifest>,
 }
 
@@ -181,6 +208,9 @@ impl<S: ObjectStore + Clone + 'static> Taking<S> {
         let rules = Rules { now, declared: &declared, meters: &meters };
         let mut run = Run::new((self.intake.edge.run_id)(), delivered.name.to_owned(), signature, now);
         let read = read_object(delivered, stored, rules, |judged| {
+            if self.is_given_up.load(Ordering::Relaxed) {
+                return Err(IntakeError::GivenUp(delivered.name.to_owned()));
+            }
             run.take(judged, |object| follow(self, object))?;
             self.put_slices(run.full_slices())?;
             if LETTER_BYTES_TOGETHER <= run.letter_bytes() {
@@ -192,15 +222,7 @@ impl<S: ObjectStore + Clone + 'static> Taking<S> {
             ReadError::Store(source) => IntakeError::Read { name: delivered.name.to_owned(), source },
             ReadError::Sink(error) => error,
         })?;
-        let RunEnd { slices, letters, digests, manifest } = run.end(found);
-        self.put_slices(slices)?;
-        let sinks = &self.intake.sinks;
-        self.runtime.block_on(async {
-            sinks.dead_letters.put(&letters).await?;
-            sinks.expectations.put(&digests).await?;
-            // It says that the others are there, so it comes last.
-            sinks.manifests.put(std::slice::from_ref(&manifest)).await
-        })?;
+        let manifest = self.runtime.block_on(self.intake.sinks.end(run.end(found)))?;
         self.manifests.push(manifest);
         Ok(())
     }
@@ -210,5 +232,20 @@ impl<S: ObjectStore + Clone + 'static> Taking<S> {
             return Ok(());
         }
         Ok(self.runtime.block_on(self.intake.sinks.stream.put(pack(slices)))?)
+    }
+}
+
+impl Sinks {
+    /// Keeps what a reading ends with; returns its manifest.
+    async fn end(&self, end: RunEnd) -> Result<Manifest, AwsError> {
+        let RunEnd { slices, letters, digests, manifest } = end;
+        if !slices.is_empty() {
+            self.stream.put(pack(slices)).await?;
+        }
+        self.dead_letters.put(&letters).await?;
+        self.expectations.put(&digests).await?;
+        // It says that the others are there, so it comes last.
+        self.manifests.put(std::slice::from_ref(&manifest)).await?;
+        Ok(manifest)
     }
 }

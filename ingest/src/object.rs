@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 
+use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::front_door::FrontDoor;
+use crate::front_door::{FrontDoor, judge_sample};
 use crate::inflate::Inflate;
 use crate::records::Records;
 use crate::{Beside, NotCounted, Reason, Rules, Timestamp, Verdict, cloudtrail, focus};
@@ -141,6 +142,25 @@ pub fn read_object<'n, E>(
     Ok(found)
 }
 
+/// Judges CloudEvents that came together, each for itself: its place among them is its number. `body` is how they came.
+pub(crate) fn read_samples<'e, E>(
+    events: impl IntoIterator<Item = &'e [u8]>,
+    body: &[u8],
+    rules: Rules<'_>,
+    mut each: impl FnMut(Judged<'_>) -> Result<(), E>,
+) -> Result<ObjectRead, E> {
+    let sha256: [u8; 32] = Sha256::digest(body).into();
+    let mut found =
+        ObjectRead { stored_bytes: body.len() as u64, sha256, content_sha256: sha256, ..ObjectRead::default() };
+    for (bytes, number) in events.into_iter().zip(0..) {
+        let verdict = judge_sample(bytes, rules);
+        let judged = Judged { verdict, beside: Vec::new(), bytes, offset: 0, number, is_whole: true };
+        found.add(&judged);
+        each(judged)?;
+    }
+    Ok(found)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -154,7 +174,6 @@ mod tests {
     use proptest::prelude::*;
     use proptest::sample::Index;
     use serde_json::{Value, json};
-    use sha2::{Digest, Sha256};
 
     use super::*;
 

@@ -6,6 +6,7 @@
 //!
 //! Source: CloudEvents 1.0.2 (CNCF), "Required Attributes", and its JSON event format and HTTP protocol binding.
 
+mod request;
 mod unit;
 
 use std::borrow::Cow;
@@ -17,6 +18,7 @@ use serde_json::value::RawValue;
 
 use crate::{AccountId, Dimensions, FactKey, Meters, Quantity, Reason, Timestamp, UsageFact};
 
+pub use request::{BODY_BYTES_MAX, EVENTS_MAX, RefusedRequest, SampleBatch, SampleRequest};
 pub use unit::{SampleUnit, units_of};
 
 /// How far a sample's time may lie ahead of the reader's clock, in seconds.
@@ -57,6 +59,14 @@ struct Sample<'a> {
     end: Option<Cow<'a, str>>,
     #[serde(borrow)]
     region: Option<Cow<'a, str>>,
+}
+
+/// Whether a JSON value is a CloudEvent at all: it has a `specversion` of 1.0, an `id`, a `source` and a `type`.
+fn is_cloud_event(event: &[u8]) -> bool {
+    let Ok(envelope) = serde_json::from_slice::<Envelope<'_>>(event) else { return false };
+    let is_there = |text: Option<Cow<'_, str>>| text.is_some_and(|text| !text.is_empty());
+    envelope.specversion.as_deref() == Some("1.0")
+        && [envelope.id, envelope.source, envelope.kind].into_iter().all(is_there)
 }
 
 /// What a sample says, or why it is set aside. For a JSON object with a `specversion`.

@@ -12,7 +12,7 @@ use crate::cli::{self, Global, StoresChoice};
 use crate::mail::Mail;
 use crate::platform::{Platform, Work};
 use crate::stores::Role;
-use crate::{edge, print};
+use crate::{declared, edge, print, samples};
 
 /// Between two lines of measurements.
 const MEASURED_SECONDS: u64 = 60;
@@ -34,7 +34,7 @@ pub(super) async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
 pub(super) async fn serve(global: &Global, mut platform: Platform, listener: TcpListener) -> anyhow::Result<()> {
     let url = format!("http://{}", listener.local_addr()?);
     platform.publish_api(&url)?;
-    let state = state(&platform, listener.local_addr()?).await?;
+    let state = state(global, &platform, listener.local_addr()?).await?;
     let authenticator = state.authenticator().clone();
     let telemetry = state.telemetry().clone();
     let refreshing = tokio::spawn(platform.keys().session.clone().keep_fresh(authenticator.sessions().clone()));
@@ -121,10 +121,10 @@ fn cors_origins() -> anyhow::Result<Vec<HeaderValue>> {
 }
 
 /// The parts of the API over these stores.
-async fn state(platform: &Platform, address: SocketAddr) -> anyhow::Result<ApiState> {
+async fn state(global: &Global, platform: &Platform, address: SocketAddr) -> anyhow::Result<ApiState> {
     let stores = &platform.stores;
     let signing_keys = platform.keys().session.load(address).await?;
-    Ok(ApiState::new(ApiParts {
+    let state = ApiState::new(ApiParts {
         pool: stores.database.pool(Role::App)?,
         operator_pool: Some(stores.database.pool(Role::Operator)?),
         seller: super::invoice::seller(),
@@ -134,7 +134,8 @@ async fn state(platform: &Platform, address: SocketAddr) -> anyhow::Result<ApiSt
         hashing_threads: std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
         identity: Identity::OfHeader,
         cors_origins: cors_origins()?,
-    }))
+    });
+    Ok(state.with_samples(samples::door(stores, declared::load(global)?)?))
 }
 
 /// Resolves when the process is asked to end.

@@ -13,3 +13,4 @@ mod runtime_api;
 mod secrets;
 mod stage;
 mod starting;
+mod taking_in;

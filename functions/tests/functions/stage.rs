@@ -9,9 +9,10 @@ use aggregator::commit_log::CommitLog as _;
 use aggregator::known::Known;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_dynamodb::config::{Credentials, SharedCredentialsProvider};
+use aws_sdk_kinesis::types::ShardIteratorType;
 use aws_smithy_http_client::tls;
 use embedded::testing::TestDatabase;
-use embedded::{DynamoDb, Kinesis, KinesisOptions};
+use embedded::{DynamoDb, Kinesis, KinesisOptions, S3, S3Options};
 use functions::clients::Tables;
 use functions::settings::StoreSettings;
 use ingest::{AccountId, Dimensions, Hour, Identity, Meter, Packer, RunId, Slice, UsageEvent};
@@ -19,13 +20,17 @@ use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::types::Decimal;
 
-use crate::runtime_api::Function;
+use crate::deliveries::{self, KinesisRecord};
+use crate::runtime_api::{Environment, Function};
 
 pub(crate) const NAME: &str = "metering";
+/// Where logs are delivered.
+pub(crate) const BUCKET: &str = "trail-logs";
 
 /// What a function's program is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Program {
+    Ingest,
     Aggregate,
     Rollup,
     Api,
@@ -33,7 +38,7 @@ pub(crate) enum Program {
 }
 
 impl Program {
-    pub(crate) const ALL: [Self; 4] = [Self::Aggregate, Self::Rollup, Self::Api, Self::Authorizer];
+    pub(crate) const ALL: [Self; 5] = [Self::Ingest, Self::Aggregate, Self::Rollup, Self::Api, Self::Authorizer];
 
     /// Those behind event source mappings of streams.
     pub(crate) const MAPPED: [Self; 2] = [Self::Aggregate, Self::Rollup];
@@ -41,6 +46,7 @@ impl Program {
     /// The program built with the tests, or the one of the same name in `SECUREBASE_FUNCTIONS`.
     pub(crate) fn path(self) -> PathBuf {
         let built = PathBuf::from(match self {
+            Self::Ingest => env!("CARGO_BIN_EXE_ingest-function"),
             Self::Aggregate => env!("CARGO_BIN_EXE_aggregate-function"),
             Self::Rollup => env!("CARGO_BIN_EXE_rollup-function"),
             Self::Api => env!("CARGO_BIN_EXE_api-function"),
@@ -56,6 +62,7 @@ impl Program {
 pub(crate) struct Stage {
     pub(crate) dynamodb: DynamoDb,
     pub(crate) kinesis: Kinesis,
+    pub(crate) s3: S3,
     database: TestDatabase,
     /// As the superuser: tests look at everything.
     pub(crate) pool: PgPool,
@@ -66,6 +73,8 @@ impl Stage {
     pub(crate) async fn set() -> Self {
         let dynamodb = DynamoDb::in_memory().await.unwrap();
         let kinesis = Kinesis::start(KinesisOptions::default()).await.unwrap();
+        let denied = vec![format!("/{BUCKET}/secret/")];
+        let s3 = S3::start(S3Options { directory: None, denied }).await.unwrap();
         let migrate = async |url: String| migrations::migrate(&url).await;
         let database = TestDatabase::create(&migrations::fingerprint(), migrate).await.unwrap();
         let pool = PgPoolOptions::new().max_connections(2).connect(&database.superuser_url()).await.unwrap();
@@ -74,7 +83,45 @@ impl Stage {
         tables.acknowledgements().ensure_table().await.unwrap();
         tables.manifests().ensure_table().await.unwrap();
         tables.dead_letters().ensure_table().await.unwrap();
-        Self { dynamodb, kinesis, database, pool, tables }
+        tables.expectations().ensure_table().await.unwrap();
+        Self { dynamodb, kinesis, s3, database, pool, tables }
+    }
+
+    /// The stream with one shard, and the bucket of delivered logs.
+    pub(crate) async fn create_stream_and_bucket(&self) {
+        let stream = aws_sdk_kinesis::Client::new(&sdk(self.kinesis.endpoint()));
+        stream.create_stream().stream_name(NAME).shard_count(1).send().await.unwrap();
+        until_active(&stream).await;
+        self.objects().create_bucket().bucket(BUCKET).send().await.unwrap();
+    }
+
+    /// A client of the store of delivered logs.
+    pub(crate) fn objects(&self) -> aws_sdk_s3::Client {
+        let settings = aws_sdk_s3::config::Builder::from(&sdk(self.s3.endpoint())).force_path_style(true);
+        aws_sdk_s3::Client::from_conf(settings.build())
+    }
+
+    /// Counts what is on the stream and was not counted yet, with the function that does so.
+    pub(crate) async fn count(&self, environment: &mut Environment) {
+        let stream = aws_sdk_kinesis::Client::new(&sdk(self.kinesis.endpoint()));
+        let shard = "shardId-000000000000";
+        let asked = stream.get_shard_iterator().stream_name(NAME).shard_id(shard);
+        let mut iterator =
+            asked.shard_iterator_type(ShardIteratorType::TrimHorizon).send().await.unwrap().shard_iterator;
+        while let Some(next) = iterator {
+            let read = stream.get_records().shard_iterator(next).send().await.unwrap();
+            if read.records.is_empty() {
+                return;
+            }
+            let records = read.records.iter().map(|record| KinesisRecord {
+                sequence_number: record.sequence_number().to_owned(),
+                partition_key: record.partition_key().unwrap_or_default().to_owned(),
+                body: record.data().as_ref().to_vec(),
+            });
+            let answer = environment.invoke(&deliveries::kinesis(NAME, shard, records)).await.answer();
+            assert_eq!(answer, serde_json::json!({ "batchItemFailures": [] }));
+            iterator = read.next_shard_iterator;
+        }
     }
 
     /// A function with the settings it has in AWS, and the stores' endpoints.
@@ -87,35 +134,56 @@ impl Stage {
             ("SECUREBASE_NAME", NAME),
             ("AWS_ENDPOINT_URL_DYNAMODB", self.dynamodb.endpoint()),
             ("AWS_ENDPOINT_URL_KINESIS", self.kinesis.endpoint()),
+            ("AWS_ENDPOINT_URL_S3", self.s3.endpoint()),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into();
         let role = match program {
-            Program::Aggregate => None,
+            Program::Aggregate | Program::Ingest => None,
             Program::Rollup => Some("securebase_aggregator"),
             Program::Api | Program::Authorizer => Some("securebase_app"),
         };
         if let Some(role) = role {
             variables.insert("SECUREBASE_DATABASE_URL".to_owned(), self.database.url(role));
         }
+        if program == Program::Ingest {
+            // The embedded S3 checks signatures.
+            for name in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"] {
+                variables.insert(name.to_owned(), "any".to_owned());
+            }
+        }
         Function { program: program.path(), variables, timeout: Duration::from_secs(30) }
     }
 
     /// What the logs say, by account, hour and meter, whoever acknowledged what.
     pub(crate) async fn in_logs(&self) -> Counts {
-        let (log, mut counts) = (self.tables.commit_log(), Counts::new());
+        let mut counts = Counts::new();
+        for known in self.logs().await {
+            for (counter, total) in known.totals() {
+                let key = (counter.account.to_string(), known.partition().window.to_string());
+                *counts.entry(key).or_default() += total;
+            }
+        }
+        counts
+    }
+
+    /// How many versions of facts the logs hold.
+    pub(crate) async fn facts(&self) -> u64 {
+        let facts = |known: &Known| known.identities() as u64 - known.totals().map(|(_, total)| total).sum::<u64>();
+        self.logs().await.iter().map(facts).sum()
+    }
+
+    async fn logs(&self) -> Vec<Known> {
+        let (log, mut logs) = (self.tables.commit_log(), Vec::new());
         for (partition, version) in self.tables.acknowledgements().partitions().await.unwrap() {
             let mut known = Known::empty(partition.clone());
             for entry in log.read_after(&partition, 0).await.unwrap() {
                 known.apply(&entry).unwrap();
             }
             assert!(version <= known.version(), "{partition} is acknowledged up to {version}");
-            for (counter, total) in known.totals() {
-                let key = (counter.account.to_string(), partition.window.to_string());
-                *counts.entry(key).or_default() += total;
-            }
+            logs.push(known);
         }
-        counts
+        logs
     }
 
     /// What the usage rows say.
@@ -130,8 +198,14 @@ impl Stage {
         rows.into_iter().map(|(account, hour, total)| ((account, hour), total.try_into().unwrap())).collect()
     }
 
+    /// Where a role finds the database.
+    pub(crate) fn database_url(&self, role: &str) -> String {
+        self.database.url(role)
+    }
+
     pub(crate) async fn close(self) {
         self.pool.close().await;
+        self.s3.shutdown().await;
         self.kinesis.shutdown().await;
         self.dynamodb.shutdown().await;
     }
@@ -147,6 +221,17 @@ pub(crate) fn sdk(endpoint: &str) -> SdkConfig {
         .http_client(aws_smithy_http_client::Builder::new().tls_provider(ring).build_https())
         .endpoint_url(endpoint)
         .build()
+}
+
+/// Waits until the stream takes records.
+pub(crate) async fn until_active(kinesis: &aws_sdk_kinesis::Client) {
+    loop {
+        let stream = kinesis.describe_stream_summary().stream_name(NAME).send().await.unwrap();
+        if stream.stream_description_summary.unwrap().stream_status.as_str() == "ACTIVE" {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
 }
 
 /// Events by account and hour.

@@ -22,7 +22,7 @@ use super::stream::{Attempt, Record, SequenceNumber, StreamMapping, StreamSettin
 use crate::deliveries::{self, KinesisRecord};
 use crate::faults::{Fault, Proxy};
 use crate::runtime_api::{Environment, Function, Outcome};
-use crate::stage::{Counts, Event, HOUR, NAME, Program, Stage, recount, sdk, slices};
+use crate::stage::{Counts, Event, HOUR, NAME, Program, Stage, recount, sdk, slices, until_active};
 
 /// Seeds of a short run; `make mapping` runs more.
 const SEEDS: u64 = 2;
@@ -431,16 +431,6 @@ fn difference(found: &Counts, expected: &Counts) -> Vec<((String, String), u64, 
     let of = |counts: &Counts, key| counts.get(key).copied().unwrap_or_default();
     let both = keys.into_iter().map(|key| (key.clone(), of(found, key), of(expected, key)));
     both.filter(|(_, found, expected)| found != expected).collect()
-}
-
-async fn until_active(kinesis: &aws_sdk_kinesis::Client) {
-    loop {
-        let stream = kinesis.describe_stream_summary().stream_name(NAME).send().await.unwrap();
-        if stream.stream_description_summary.unwrap().stream_status.as_str() == "ACTIVE" {
-            return;
-        }
-        tokio::task::yield_now().await;
-    }
 }
 
 /// Runs of events, each event about twice among them, as records on the stream over a minute; some of them are put twice, as

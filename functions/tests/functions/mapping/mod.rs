@@ -8,6 +8,7 @@
 
 mod answer;
 mod chain;
+mod deliveries_of_a_queue;
 mod queue;
 mod random;
 mod rules;
