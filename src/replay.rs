@@ -72,7 +72,7 @@ pub(crate) struct Balance {
     pub(crate) write_units: u64,
 }
 
-/// What records say beside their verdicts: events of other meters, and parts that could not be read.
+/// What records say beside their verdicts: events of other meters, facts, and parts that could not be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Besides {
     pub(crate) counted: u64,
@@ -716,6 +716,9 @@ impl Waiting {
             if 0 < slice.parked {
                 *dead_letters.entry(Reason::PartitionUntrusted.to_string()).or_default() += slice.parked;
             }
+            // Facts beside an event, or beside another fact, are in their record's own slice.
+            balance.beside.counted += slice.tally.beside.stated;
+            balance.beside.duplicates += slice.tally.beside.known;
             balance.write_units += slice.units;
             self.go_through(slice.through);
         }

@@ -295,6 +295,8 @@ impl<'r, E, F: FnMut(Judged<'_>) -> Result<(), E>> FrontDoor<'r, F> {
             self.inflatable_bytes = self.inflatable_bytes.saturating_sub(inflated - spent);
             spent = inflated;
         }
+        // Blanks are no piece, and cost as much to inflate.
+        self.inflatable_bytes = self.inflatable_bytes.saturating_sub(records.inflated_bytes() - spent);
         if is_empty { self.verdict(Verdict::NotCounted(NotCounted::EmptyDelivery), whole) } else { Ok(()) }
     }
 
@@ -400,3 +402,7 @@ fn form<'a>(members: &Members<'a>) -> Form<'a> {
     let of_api = ["Findings", "findings", "configurationItems", "baseConfigurationItems"];
     of_api.into_iter().find_map(|key| members.array(key)).map_or(Form::Unknown, Form::Elements)
 }
+
+#[cfg(test)]
+#[path = "front_door/tests.rs"]
+mod tests;

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use aggregator::directory::CustomerId;
+use aggregator::meters::MeterBook;
 use anyhow::Context;
 use api::{Grouping, UsageQuery, UsageScope, usage};
 use ingest::{Meter, Timestamp};
@@ -20,7 +21,8 @@ const COMPLETE_THROUGH: &str = "
 const IS_CUSTOMER: &str = "select exists (select from customers where customer_id = $1)";
 
 pub(super) async fn run(global: &Global, arguments: cli::Usage) -> anyhow::Result<ExitCode> {
-    let meter = Meter::parse(&arguments.meter).with_context(|| format!("--meter {}", arguments.meter))?;
+    // A sample meter is data: whether it is defined, the database says.
+    let meter = Meter::parse_stored(&arguments.meter).with_context(|| format!("--meter {}", arguments.meter))?;
     let from = super::instant(&arguments.from, "--from")?;
     let to = super::instant(&arguments.to, "--to")?;
     let grouping = Grouping::parse(&arguments.group_by).context("--group-by")?;
@@ -32,6 +34,11 @@ pub(super) async fn run(global: &Global, arguments: cli::Usage) -> anyhow::Resul
     };
     let platform = Platform::open(global, Work::Database).await?;
     let answer = super::with_platform(platform, |stores| async move {
+        if matches!(meter, Meter::Sample(_)) {
+            let meters = MeterBook::new(stores.database.pool(Role::Aggregator)?).read().await?;
+            let is_defined = meters.get(meter).is_some();
+            anyhow::ensure!(is_defined, "--meter {meter}: unknown meter; see securebase meters list");
+        }
         let mut connection = stores.database.pool(Role::Operator)?.acquire().await?;
         if let UsageScope::Customer(customer) = &scope {
             let is_known: bool =

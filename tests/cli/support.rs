@@ -261,6 +261,25 @@ impl Serving {
         (status, serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}")))
     }
 
+    /// The status and body of a POST request.
+    pub(crate) fn post(&self, path: &str, key: Option<&str>, headers: &[(&str, &str)], body: &str) -> (u16, Value) {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(COMMAND_SECONDS_MAX))).unwrap();
+        let key = key.map(|key| format!("Authorization: Bearer {key}\r\n")).unwrap_or_default();
+        let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let (host, length) = (&self.address, body.len());
+        let head = format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {length}\r\n");
+        stream.write_all(format!("{head}{key}{lines}\r\n").as_bytes()).unwrap();
+        // A server that refuses a body need not read it.
+        let _ = stream.write_all(body.as_bytes());
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        let answer = String::from_utf8(answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}")))
+    }
+
     /// How many events the API says a customer has.
     pub(crate) fn quantity(&self, key: &str) -> u64 {
         let path = "/v1/usage?meter=cloudtrail_events&from=2024-01-01T00:00:00Z&to=2025-01-01T00:00:00Z&group_by=account,month";

@@ -263,7 +263,7 @@ pub(crate) fn function_url(headers: &Value, body: &[u8], is_base64: bool) -> Val
 }
 
 pub(crate) fn gzip(content: &[u8]) -> Vec<u8> {
-    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::best());
     gzip.write_all(content).unwrap();
     gzip.finish().unwrap()
 }

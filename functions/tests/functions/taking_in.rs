@@ -364,3 +364,36 @@ async fn what_nobody_knows_is_set_aside_whole() {
     assert!(letters[0].1.starts_with("delivery:"), "{letters:?}");
     stage.close().await;
 }
+
+#[tokio::test]
+async fn bombs_and_endless_deliveries_are_read_in_the_memory_a_function_has() {
+    use base64::Engine as _;
+    let encode = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
+    let (stage, mut aggregate) = set().await;
+    let mut ingest = Environment::start(&stage.function(Program::Ingest)).await.unwrap();
+    let bomb = json!({ "awslogs": { "data": encode(&gzip(&vec![b' '; 300 << 20])) } });
+    let layers = (0..10).fold(event(0).to_string(), |body, _| json!({ "Sns": { "Message": body } }).to_string());
+    let nothing = json!({ "Findings": [] }).to_string();
+    let deliveries = [
+        // What Lambda hands a function at most is 6 MB.
+        json!({ "Records": [event(1), bomb, event(2)] }).to_string(),
+        json!({ "Records": [event(3), serde_json::from_str::<Value>(&layers).unwrap()] }).to_string(),
+        format!("[{}{}]", event(4), format!(",{nothing}").repeat(300_000)),
+        format!("[{},{}1{}]", event(5), "[".repeat(2_000_000), "]".repeat(2_000_000)),
+        format!("[{},{{\"a\":\"{}\"}}]", event(6), "x".repeat(5_500_000)),
+    ];
+    for delivery in &deliveries {
+        assert!(delivery.len() < 6_000_000);
+        ingest.invoke(delivery).await.answer();
+    }
+    let mib = ingest.peak_kib() >> 10;
+    assert!(mib < 256, "{mib} MiB");
+    stage.count(&mut aggregate).await;
+    assert_eq!(stage.in_logs().await, of_first_hour(6));
+    let letters = stage.tables.dead_letters().list().await.unwrap();
+    let mut reasons: Vec<Reason> = letters.iter().map(|letter| letter.reason).collect();
+    reasons.sort_unstable();
+    use Reason::{GzipBomb, NestedTooDeep, RecordTooLarge, WrappedTooDeep};
+    assert_eq!(reasons, [RecordTooLarge, NestedTooDeep, GzipBomb, WrappedTooDeep]);
+    stage.close().await;
+}
