@@ -1,6 +1,4 @@
-//! What digest files prove, and what exports hold before they count.
-
-use std::path::Path;
+//! What digest files prove.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -176,39 +174,4 @@ fn a_digest_that_was_altered_covers_nothing_and_its_signature_says_so() {
     assert_eq!(source(&shown)["altered"], json!([altered.key, fitted.key]));
     assert_eq!(source(&shown)["signatures"], json!({ "invalid": 2, "no_signature": 1 }));
     assert_eq!(source(&shown)["covered"], json!([{ "from": "2026-10-01T12:01:31Z", "to": "2026-10-01T13:01:31Z" }]));
-}
-
-#[test]
-fn an_export_is_summed_up_exactly_before_it_counts_and_no_store_is_opened() {
-    let site = Site::without_database();
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/objects");
-    let header = "ProviderName,ServiceName,SubAccountId,BillingAccountId,ChargePeriodStart,ChargePeriodEnd,\
-                  BillingPeriodStart,BillingPeriodEnd,ChargeCategory,ChargeDescription,ConsumedQuantity,ConsumedUnit,RegionId,ResourceId";
-    let row = |provider: &str, account: &str, quantity: &str| {
-        format!(
-            "{provider},AWS CloudTrail,{account},1,2026-10-01 00:00:00,2026-10-01 01:00:00,2026-10-01 00:00:00,\
-             2026-11-01 00:00:00,Usage,0.00 per free event recorded,{quantity},Events,us-east-1,NULL"
-        )
-    };
-    let rows = [
-        row("AWS", "111122223333", "0.100000000000001"),
-        row("AWS", "111122223333", "2775.2"),
-        row("Oracle", "ocid1", "5"),
-    ];
-    let export = site.write("focus.csv", format!("{header}\n{}\n", rows.join("\n")).as_bytes());
-    let shown = site.json(["exports", "inspect", &export]);
-    let file = &shown["files"][0];
-    assert_eq!((&file["rows"], &file["malformed"], &file["cut_off"]), (&json!(3), &json!(0), &Value::Null));
-    assert_eq!(file["providers"], json!({ "AWS": 2, "Oracle": 1 }));
-    assert_eq!(file["sub_accounts"]["111122223333"], 2);
-    let meter = json!([{ "meter": "cloudtrail_events", "rows": 2, "quantity": "2775.300000000000001" }]);
-    assert_eq!(file["meters"], meter, "{file}");
-    assert!(!site.home().exists(), "nothing is opened");
-
-    let cut = fixtures.join("20261102T100000Z-focus-cut-off.csv.gz");
-    let shown = site.json(["exports", "inspect", cut.to_str().unwrap(), &export]);
-    assert_eq!(shown["files"][0]["cut_off"], "gzip_truncated");
-    let ran = site.run(["exports", "inspect", cut.to_str().unwrap()]);
-    assert!(ran.succeeded().out.contains("CUT OFF"), "{ran:?}");
-    assert!(site.run(["exports", "inspect", "none.csv"]).refusal().contains("cannot read none.csv"));
 }
