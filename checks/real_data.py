@@ -280,7 +280,7 @@ class Checks:
             wrong |= differences({"rows": len(rows), "AWS": len(of_aws)}, {"rows": got["rows"], "AWS": got["providers"].get("AWS", 0)})
             if answer:
                 known = {key: decimal.Decimal(value) for key, value in answer["sums"].items()}
-                wrong |= differences(known, told)
+                wrong |= differences(known, {key: told.get(key, 0) for key in known})
                 counts = {"rows": got["rows"], "rows of AWS": got["providers"]["AWS"], "sub-accounts": len(got["sub_accounts"])}
                 wrong |= differences({key: answer[key] for key in counts}, counts)
             if wrong:

@@ -299,7 +299,9 @@ mod tests {
                             let new = facts.iter().map(|fact| {
                                 let version = (fact.revision, fact.content_hash());
                                 let known = standing.insert(fact.key.identity(), version);
-                                known.inspect(|known| drop(standing.insert(fact.key.identity(), version.max(*known))));
+                                if let Some(known) = known {
+                                    standing.insert(fact.key.identity(), version.max(known));
+                                }
                                 known.is_none_or(|known| known < version)
                             });
                             let new: Vec<bool> = new.collect();

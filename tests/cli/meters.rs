@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::events::{ACCOUNT, object_of};
+use crate::events::{ACCOUNT, object_of, record};
 use crate::support::Site;
 
 const FILE: &str = r#"
@@ -94,4 +94,126 @@ fn unknown_accounts_are_visible_until_they_are_registered() {
     let wrong =
         ["accounts", "register-organization", "123456789012", "--customer", "acme", "--from", "2024-01-01T00:00:00Z"];
     assert!(site.run(wrong).refusal().contains("o- and 10 to 32"));
+}
+
+/// A usage sample.
+fn sample(meter: &str, time: &str, value: u64, unit: &str) -> Value {
+    json!({
+        "specversion": "1.0", "id": format!("{meter}{time}"), "source": "/collector", "type": meter, "subject": ACCOUNT,
+        "time": time, "data": { "resource": "one", "value": value, "unit": unit },
+    })
+}
+
+#[test]
+fn every_meter_of_the_table_is_counted_and_what_lies_too_far_apart_is_missing() {
+    const TIME: &str = "2026-10-01T10:00:00Z";
+    let site = Site::new();
+    let meters = "[[meter]]\nname = \"queue_depth\"\naggregation = \"max\"\n";
+    site.json(["meters", "define", &site.write("meters.toml", meters.as_bytes())]);
+    let organizations = |name: &str, id: u32, more: Value| {
+        let mut event = record(ACCOUNT, id, TIME);
+        event["eventSource"] = json!("organizations.amazonaws.com");
+        event["eventName"] = json!(name);
+        event.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        event
+    };
+    let status = json!({ "state": "SUCCEEDED", "accountId": ACCOUNT });
+    let unit = json!({ "organizationalUnit": { "id": "ou-1" } });
+    let policy = json!({ "policy": { "policySummary": { "id": "p-1", "type": "SERVICE_CONTROL_POLICY" } } });
+    let invoking = json!({ "messageType": "ScheduledNotification", "notificationCreationTime": TIME });
+    let all = json!([
+        record(ACCOUNT, 1, TIME),
+        organizations("CreateAccountResult", 2, json!({ "serviceEventDetails": { "createAccountStatus": status } })),
+        organizations("CreateOrganizationalUnit", 3, json!({ "responseElements": unit })),
+        organizations("CreatePolicy", 4, json!({ "responseElements": policy })),
+        { "accountId": ACCOUNT, "id": "f", "createdAt": TIME, "arn": "arn:aws:guardduty:eu-central-1:1:detector/d/finding/f" },
+        { "AwsAccountId": ACCOUNT, "Id": "h", "CreatedAt": TIME, "SchemaVersion": "2018-10-08" },
+        { "invokingEvent": invoking.to_string(), "configRuleName": "tagged", "accountId": ACCOUNT },
+        sample("log_storage_gb", TIME, 2, "bytes"),
+        sample("log_storage_gb", "2026-10-01T11:00:00Z", 3, "bytes"),
+        // More than the 48 hours that may lie between two samples.
+        sample("log_storage_gb", "2026-10-04T11:00:00Z", 4, "bytes"),
+        sample("archive_storage_gb", TIME, 7, "byte_hours"),
+        sample("nat_gateway_bytes", TIME, 5, "KiB"),
+        sample("data_transfer_bytes", TIME, 6, "bytes"),
+        sample("queue_depth", TIME, 8, "count"),
+        sample("queue_depth", "2026-10-01T10:30:00Z", 9, "count"),
+    ]);
+    let log = site.write("all.json", all.to_string().as_bytes());
+    let balance = site.json(["replay", &log]);
+    assert_eq!((&balance["counted"], &balance["dead_letters"]), (&json!(15), &json!({})), "{balance}");
+    let hour = ["--all", "--group-by", "account", "--from", TIME, "--to", "2026-10-01T11:00:00Z", "--meter"];
+    for (meter, expected) in [
+        ("cloudtrail_events", "4"),
+        ("guardduty_findings", "1"),
+        ("security_hub_findings", "1"),
+        ("config_rule_evaluations", "1"),
+        ("accounts", "3600"),
+        ("organizational_units", "3600"),
+        ("service_control_policies", "3600"),
+        ("log_storage_gb", "7200"),
+        ("archive_storage_gb", "25200"),
+        ("nat_gateway_bytes", "5120"),
+        ("data_transfer_bytes", "6"),
+        ("queue_depth", "9"),
+    ] {
+        let answer = site.json([["usage"].as_slice(), &hour, &[meter]].concat());
+        assert_eq!(answer["rows"], json!([{ "account": ACCOUNT, "quantity": expected }]), "{meter}");
+    }
+    let missing = site.json(["meters", "missing"]);
+    // The last sample of all is behind by now, too.
+    let told: Vec<[&Value; 4]> = missing["missing"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|gap| [&gap["account"], &gap["meter"], &gap["from"], &gap["until"]])
+        .collect();
+    let gap = |from: &str, until: Value| [json!(ACCOUNT), json!("log_storage_gb"), json!(from), until];
+    let between = gap("2026-10-01T11:00:00Z", json!("2026-10-04T11:00:00Z"));
+    let since = gap("2026-10-04T11:00:00Z", Value::Null);
+    assert_eq!(told, [between.each_ref(), since.each_ref()]);
+    assert_eq!(site.json(["status"])["gaps"], 1);
+    let verified = site.run(["verify", "--period", "2026-10", &log]);
+    assert!(verified.succeeded().out.contains("The stores agree"), "{verified:?}");
+}
+
+#[test]
+fn lists_of_an_organization_start_its_accounts_and_show_which_are_no_longer_there() {
+    const OTHER: &str = "222233334444";
+    let site = Site::new();
+    let listed = |account: &str| {
+        let arn = format!("arn:aws:organizations::{ACCOUNT}:account/o-exampleorgid/{account}");
+        json!({ "Id": account, "Arn": arn, "State": "ACTIVE", "JoinedTimestamp": "2026-09-30T23:30:00Z" })
+    };
+    let list = |accounts: &[&str], at: &str| {
+        let accounts: Vec<Value> = accounts.iter().map(|account| listed(account)).collect();
+        site.write(at, json!({ "Accounts": accounts, "listedAt": at }).to_string().as_bytes())
+    };
+    site.json(["replay", &list(&[ACCOUNT, OTHER], "2026-10-02T00:00:00Z")]);
+    let again = site.json(["replay", &list(&[ACCOUNT, OTHER], "2026-10-02T00:00:00Z")]);
+    assert_eq!((&again["counted"], &again["duplicates"]), (&json!(0), &json!(2)), "{again}");
+    let organization = || site.json(["accounts", "organizations"])["organizations"][0].clone();
+    let first = organization();
+    assert_eq!(
+        [&first["organization"], &first["accounts"], &first["listed_at"], &first["accounts_not_listed"]],
+        [&json!("o-exampleorgid"), &json!(2), &json!("2026-10-02T00:00:00Z"), &json!([])]
+    );
+    site.json(["replay", &list(&[ACCOUNT], "2026-10-09T00:00:00Z")]);
+    assert_eq!(organization()["accounts_not_listed"], json!([OTHER]));
+    let said = site.run(["accounts", "organizations"]);
+    assert!(
+        said.succeeded().out.contains(&format!("and not in its list of 2026-10-09T00:00:00Z: {OTHER}")),
+        "{said:?}"
+    );
+
+    // The owner of the organization owns what it lists, from the first hour on.
+    site.add_customer("acme", "standard");
+    let register = ["accounts", "register-organization", "o-exampleorgid", "--customer", "acme", "--from"];
+    let registered = site.json([register.as_slice(), &["2024-01-01T00:00:00Z"]].concat());
+    assert_eq!(registered["accounts_changed"], 2, "{registered}");
+    let query = ["usage", "--customer", "acme", "--meter", "accounts", "--group-by", "account"];
+    let day = ["--from", "2026-09-30T23:00:00Z", "--to", "2026-10-01T01:00:00Z"];
+    let rows = site.json([query.as_slice(), &day].concat())["rows"].clone();
+    let live = |account: &str| json!({ "account": account, "quantity": "5400" });
+    assert_eq!(rows, json!([live(ACCOUNT), live(OTHER)]), "half an hour and an hour");
 }
