@@ -4,7 +4,7 @@ use aggregator::directory::CustomerId;
 use embedded::testing::TestDatabase;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, SqlSafeStr};
 
-use crate::usage::{GroupKey, Grouping, UsageScope, statement};
+use crate::usage::{GroupKey, Grouping, IS_DEFINED, UsageScope, statement};
 use crate::{api_keys, audit, customer, idempotency, isolation, readiness, tenant};
 
 /// Each choice of keys once, in one order: the order changes no name.
@@ -33,6 +33,7 @@ async fn every_statement_prepares_as_the_role_that_runs_it() {
         idempotency::FIND,
         idempotency::FORGET,
         idempotency::KEEP,
+        IS_DEFINED,
     ];
     let of_app = [
         tenant::SET_TENANT,

@@ -296,12 +296,18 @@ pub enum UsageError {
     /// The cursor is not one that an answer to this question gave. Stop.
     #[error("the cursor belongs to no answer to this question")]
     BadCursor,
+    /// Nobody defined a meter of this name. Stop.
+    #[error("unknown meter `{0}`; `securebase meters list` shows those there are")]
+    UnknownMeter(String),
     /// PostgreSQL failed. Retry when it was away, else stop.
     #[error("usage cannot be read from postgresql")]
     Database(#[from] sqlx::Error),
 }
 
 type UsageStatement = Query<'static, Postgres, PgArguments>;
+
+// Meters of samples are data, and read by every role.
+pub(crate) const IS_DEFINED: &str = "select exists (select from sample_meters where meter = $1)";
 
 /// The statement that answers a query: fixed fragments only, every value is a parameter.
 ///
@@ -347,6 +353,12 @@ pub async fn usage(
     query: &UsageQuery,
     scope: &UsageScope,
 ) -> Result<UsageAnswer, UsageError> {
+    if let Meter::Sample(name) = query.meter {
+        let is_defined: bool = sqlx::query_scalar(IS_DEFINED).bind(name.as_str()).fetch_one(&mut *connection).await?;
+        if !is_defined {
+            return Err(UsageError::UnknownMeter(crate::problem::shortened(name.as_str())));
+        }
+    }
     let sql = statement(&query.grouping, scope, query.after.is_some());
     // One row more than the page holds tells whether there is a next page.
     let limit = query.rows_max.map(|rows| i64::from(rows) + 1);

@@ -168,7 +168,7 @@ pub struct Facts {
 
 impl Facts {
     /// Adds one; `false` if what stands is as high.
-    pub(crate) fn add(&mut self, fact: Fact) -> bool {
+    pub fn add(&mut self, fact: Fact) -> bool {
         let version = |fact: &Fact| (fact.revision, fact.content_hash());
         if self.standing.get(&fact.key).is_some_and(|known| version(&fact) <= version(known)) {
             return false;

@@ -236,7 +236,81 @@ mod tests {
         }
     }
 
+    /// The same fact in the words of the naive recount.
+    fn told(fact: &UsageFact<'_>) -> reference::Fact {
+        let number = |quantity: ingest::Quantity| reference::Number::read(&quantity.to_string()).unwrap();
+        reference::Fact {
+            key: reference::Key {
+                meter: fact.key.meter.to_string(),
+                account: fact.key.account.to_string(),
+                resource: fact.key.resource.to_string(),
+                time: fact.key.time.micros(),
+                export: None,
+            },
+            revision: fact.revision,
+            region: fact.dimensions.region.to_string(),
+            category: fact.dimensions.category.to_string(),
+            end: fact.end.map(Timestamp::micros),
+            says: match fact.value {
+                FactValue::Amount(quantity) => reference::Says::Amount(number(quantity)),
+                FactValue::Level(quantity) => reference::Says::Level(number(quantity)),
+                FactValue::Live => reference::Says::Live,
+                FactValue::Gone => reference::Says::Gone,
+                FactValue::ExportEnd { .. } => unreachable!("no export is told here"),
+            },
+        }
+    }
+
+    /// What may be said of a meter: amounts of 18 decimals, levels of 12, and nothing.
+    fn statements() -> impl Strategy<Value = (Meter, FactValue, Option<i64>)> {
+        let number = |decimals: u8| (0..4_i128, 0..10_i128.pow(decimals.into())).prop_map(move |(whole, part)| {
+            ingest::Quantity::new(whole * 10_i128.pow(decimals.into()) + part, decimals).unwrap()
+        });
+        let stored = prop_oneof![Just(Meter::LogStorageGb), Just(Meter::ArchiveStorageGb)];
+        prop_oneof![
+            (number(18), any::<bool>()).prop_map(|(amount, is_nat)| {
+                let meter = if is_nat { Meter::NatGatewayBytes } else { Meter::LogStorageGb };
+                (meter, FactValue::Amount(amount), None)
+            }),
+            3 => (stored, prop_oneof![2 => number(12), 1 => Just(ingest::Quantity::ZERO)], prop::option::of(1..200_000_i64))
+                .prop_map(|(meter, level, lasts)| (meter, FactValue::Level(level), lasts)),
+            any::<bool>().prop_map(|is_live| (Meter::Accounts, if is_live { FactValue::Live } else { FactValue::Gone }, None)),
+        ]
+    }
+
     proptest! {
+        #[test]
+        fn totals_are_those_of_the_naive_recount(
+            said in prop::collection::vec((statements(), 1..3_u8, 0..6_000_i64, 0..3_600_000_000_i64, 0..2_u64), 0..40),
+        ) {
+            let mut naive = reference::Facts::default();
+            let mut facts = Vec::new();
+            for ((meter, value, lasts), resource, minute, micros, revision) in said {
+                let mut fact = life_cycle(resource, minute, value, revision);
+                fact.key.meter = meter;
+                // Most say it on a whole minute, so that some say something else of the same.
+                if micros % 3 == 0 {
+                    fact.key.time = Timestamp::from_micros(fact.key.time.micros() + micros).unwrap();
+                }
+                fact.end = lasts.map(|seconds| fact.key.time.saturating_add_secs(seconds));
+                naive.add(told(&fact));
+                facts.push(fact);
+            }
+            let mut totals = BTreeMap::<_, ingest::Quantity>::new();
+            for (key, total) in evaluation(facts).rows {
+                let line = reference::Line {
+                    meter: key.meter.to_string(), account: key.account.to_string(), hour: key.window.to_string(),
+                };
+                let sum = totals.entry(line).or_insert(ingest::Quantity::ZERO);
+                *sum = sum.checked_add(total.value).unwrap();
+            }
+            let at = |day: &str| reference::time::instant(&format!("2026-10-{day}T00:00:00Z")).unwrap();
+            let lines = naive.lines(at("01"), at("03"), &BTreeMap::new());
+            let wanted: BTreeMap<_, String> = lines.into_iter().map(|(line, (total, _))| (line, total.to_string())).collect();
+            let got: BTreeMap<_, String> = totals.into_iter().map(|(line, total)| (line, total.to_string())).collect();
+            prop_assert_eq!(got, wanted);
+        }
+
         #[test]
         fn the_standing_facts_are_those_of_a_naive_model_in_any_order(
             said in prop::collection::vec((1..3_u8, 0..60_i64, any::<bool>(), 0..3_u64), 0..60),

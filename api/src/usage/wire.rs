@@ -69,8 +69,13 @@ fn meters() -> String {
     Meter::PRICED.map(Meter::as_str).join(", ")
 }
 
+fn unknown_meter(name: &str) -> String {
+    format!("unknown meter `{}`; the meters are {}", shortened(name), meters())
+}
+
 fn read_meter(name: &str) -> Result<Meter, String> {
-    Meter::parse(name).map_err(|_| format!("unknown meter `{}`; the meters are {}", shortened(name), meters()))
+    // Meters that are data are looked up with the usage.
+    Meter::parse_stored(name).map_err(|_| unknown_meter(name))
 }
 
 fn read_grouping(text: &str) -> Result<Grouping, String> {
@@ -98,6 +103,7 @@ impl From<UsageError> for Problem {
     fn from(error: UsageError) -> Self {
         match error {
             UsageError::BadCursor => foreign_cursor(),
+            UsageError::UnknownMeter(name) => Problem::parameter("meter", unknown_meter(&name)),
             UsageError::Database(error) => TenantError::from(error).into(),
         }
     }
