@@ -263,9 +263,11 @@ mod tests {
 
     /// What may be said of a meter: amounts of 18 decimals, levels of 12, and nothing.
     fn statements() -> impl Strategy<Value = (Meter, FactValue, Option<i64>)> {
-        let number = |decimals: u8| (0..4_i128, 0..10_i128.pow(decimals.into())).prop_map(move |(whole, part)| {
-            ingest::Quantity::new(whole * 10_i128.pow(decimals.into()) + part, decimals).unwrap()
-        });
+        let number = |decimals: u8| {
+            (0..4_i128, 0..10_i128.pow(decimals.into())).prop_map(move |(whole, part)| {
+                ingest::Quantity::new(whole * 10_i128.pow(decimals.into()) + part, decimals).unwrap()
+            })
+        };
         let stored = prop_oneof![Just(Meter::LogStorageGb), Just(Meter::ArchiveStorageGb)];
         prop_oneof![
             (number(18), any::<bool>()).prop_map(|(amount, is_nat)| {
