@@ -110,6 +110,13 @@ soak: ## The same with new seeds and longer histories until the time is over; SE
 	cargo build --release -p benches --bin sim
 	$(TARGET)/release/sim --seeds 1000000000 --seconds $(or $(SECONDS),600) --first-seed $(or $(FIRST_SEED),1000000) --steps $(or $(STEPS),3000)
 
+.PHONY: landing-zone
+landing-zone: ## A generated month in every delivered form, replayed by the program and compared with its known answer; CUSTOMERS=3 EVENTS=30000 DAYS=29 SEED=1
+	cargo build -p embedded --bin with-postgres
+	SECUREBASE_TEST_COMMAND_SECONDS=3600 \
+		SECUREBASE_LANDING_ZONE=$(or $(CUSTOMERS),3),$(or $(EVENTS),30000),$(or $(DAYS),29),$(or $(SEED),1) \
+		$(DEBUG)/with-postgres cargo test -p securebase --test cli -- --nocapture landing_zone::
+
 .PHONY: functions-report
 functions-report: ## Size, start, answers and memory of the Lambda functions, built for release
 	cargo build --release -p functions --bins

@@ -27,7 +27,7 @@ pub(crate) struct Problem {
     /// When the same request may succeed.
     pub(crate) retry_after_secs: Option<u64>,
     /// What this kind of problem says beside.
-    pub(crate) members: Map<String, Value>,
+    pub(crate) members: Option<Box<Map<String, Value>>>,
 }
 
 /// A problem as it is written.
@@ -41,20 +41,12 @@ struct Document<'a> {
     parameter: Option<&'a str>,
     request_id: &'a str,
     #[serde(flatten)]
-    members: &'a Map<String, Value>,
+    members: Option<&'a Map<String, Value>>,
 }
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, kind: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
-        Self {
-            status,
-            kind,
-            title,
-            detail: detail.into(),
-            parameter: None,
-            retry_after_secs: None,
-            members: Map::new(),
-        }
+        Self { status, kind, title, detail: detail.into(), parameter: None, retry_after_secs: None, members: None }
     }
 
     /// 400: a query parameter that is unknown, repeated, missing or unreadable.
@@ -142,7 +134,7 @@ impl Problem {
             detail: &self.detail,
             parameter: self.parameter.as_deref(),
             request_id,
-            members: &self.members,
+            members: self.members.as_deref(),
         };
         let body = serde_json::to_vec(&document).expect("a problem is made of JSON");
         let mut response = (self.status, body).into_response();

@@ -82,7 +82,7 @@ pub(crate) async fn take(
         "the samples under `events` were set aside and can be replayed; the others are taken",
     );
     if let Ok(serde_json::Value::Object(members)) = serde_json::to_value(&receipt) {
-        problem.members = members;
+        problem.members = Some(Box::new(members));
     }
     Err(problem)
 }

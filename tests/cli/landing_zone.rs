@@ -62,19 +62,31 @@ fn sum(counts: &Value) -> BTreeMap<String, u64> {
     counts.map(|(name, count)| (name.clone(), count.as_u64().unwrap())).collect()
 }
 
-#[test]
-fn a_month_in_every_form_comes_to_its_known_answer_and_again_to_nothing_new() {
-    let site = Site::new();
-    let month = site.path("month");
-    let zone = LandingZone {
+/// A few days of two small customers, or the month that `make landing-zone` asks for: `CUSTOMERS,EVENTS,DAYS,SEED`.
+fn zone() -> LandingZone {
+    let from = instant("2024-02-01T00:00:00Z");
+    if let Ok(asked) = std::env::var("SECUREBASE_LANDING_ZONE") {
+        let numbers: Vec<u64> = asked.split(',').map(|number| number.parse().unwrap()).collect();
+        let [customers, events, days, seed] = numbers[..] else { panic!("CUSTOMERS,EVENTS,DAYS,SEED: {asked}") };
+        let usual = LandingZone::new(seed, customers.try_into().unwrap(), from, days.try_into().unwrap());
+        return LandingZone { events, faults: true, ..usual };
+    }
+    LandingZone {
         accounts_each: 1,
         events: 600,
         findings_each: 5,
         evaluations_each: 30,
         regions: 1,
         faults: true,
-        ..LandingZone::new(11, 2, instant("2024-02-01T00:00:00Z"), 6)
-    };
+        ..LandingZone::new(11, 2, from, 6)
+    }
+}
+
+#[test]
+fn a_month_in_every_form_comes_to_its_known_answer_and_again_to_nothing_new() {
+    let site = Site::new();
+    let month = site.path("month");
+    let zone = zone();
     let answer = landing_zone::write(&month, &zone).unwrap();
     let folders = [
         landing_zone::NOTICES_FOLDER,

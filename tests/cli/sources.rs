@@ -118,3 +118,34 @@ fn evaluations_count_from_the_declared_source_alone_and_beside_their_event() {
     assert_eq!(replayed["still_open_by_reason"], json!({ "evaluations_malformed": 1 }));
     assert_eq!(quantity(&site, "config_rule_evaluations"), 4);
 }
+
+#[test]
+fn an_export_is_summed_up_exactly_before_it_counts_and_no_store_is_opened() {
+    let site = Site::without_database();
+    let header = "ProviderName,ServiceName,SubAccountId,BillingAccountId,ChargePeriodStart,ChargePeriodEnd,\
+        BillingPeriodStart,BillingPeriodEnd,ChargeCategory,ChargeDescription,ConsumedQuantity,ConsumedUnit";
+    let row = |provider: &str, account: &str, quantity: &str| {
+        format!(
+            "{provider},AWS CloudTrail,{account},1,2024-03-05 00:00:00,2024-03-05 01:00:00,2024-03-01 00:00:00,\
+             2024-04-01 00:00:00,Usage,0.00 per free event recorded,{quantity},Events"
+        )
+    };
+    let rows = [row("AWS", ACCOUNT, "0.100000000000001"), row("AWS", ACCOUNT, "2775.2"), row("Oracle", "ocid1", "5")];
+    let whole = format!("{header}\n{}\n", rows.join("\n"));
+    let export = site.write("focus.csv", whole.as_bytes());
+    let found = site.json(["sources", "inspect", &export]);
+    assert_eq!((&found["rows"], &found["rows_malformed"], &found["cut_off"]), (&json!(3), &json!(0), &Value::Null));
+    assert_eq!(
+        (&found["providers"], &found["sub_accounts"]),
+        (&json!({ "AWS": 2, "Oracle": 1 }), &json!({ ACCOUNT: 2 }))
+    );
+    let meter = json!([{ "meter": "cloudtrail_events", "rows": 2, "quantity": "2775.300000000000001" }]);
+    assert_eq!(found["meters"], meter);
+
+    let packed = gzip(whole.as_bytes());
+    let cut = site.write("cut.csv.gz", &packed[..packed.len() - 9]);
+    assert_eq!(site.json(["sources", "inspect", &cut])["cut_off"], "gzip_truncated");
+    assert!(site.run(["sources", "inspect", &cut]).succeeded().out.contains("IT ENDS EARLY"));
+    assert!(site.run(["sources", "inspect", "none.csv"]).refusal().contains("cannot read none.csv"));
+    assert!(!site.home().exists(), "nothing is opened");
+}

@@ -88,7 +88,7 @@ impl SampleRequest<'_> {
         if BODY_BYTES_MAX < self.body.len() {
             return Err(RefusedRequest::TooLarge(self.body.len()));
         }
-        let events = match self.mode()? {
+        let events: Vec<Box<[u8]>> = match self.mode()? {
             Mode::Structured => vec![self.value()?.get().as_bytes().into()],
             Mode::Batched => {
                 let elements: Vec<&RawValue> =
@@ -102,9 +102,8 @@ impl SampleRequest<'_> {
             Mode::Binary if self.body.is_empty() => vec![structured(self.attributes, b"null").into()],
             Mode::Binary => vec![structured(self.attributes, self.value()?.get().as_bytes()).into()],
         };
-        let is_other = |event: &Box<[u8]>| !is_cloud_event(event);
-        let others: Vec<usize> =
-            events.iter().enumerate().filter(|(_, event)| is_other(event)).map(|(n, _)| n).collect();
+        let others = events.iter().enumerate().filter(|(_, event)| !is_cloud_event(event));
+        let others: Vec<usize> = others.map(|(place, _)| place).collect();
         if !others.is_empty() {
             return Err(RefusedRequest::NotCloudEvents(others));
         }
