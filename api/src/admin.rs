@@ -25,8 +25,8 @@ use crate::state::ApiState;
 use crate::tenant::TenantError;
 use crate::write::{Begun, Write};
 
-const LIMIT_MAX: u32 = 1_000;
-const LIMIT_DEFAULT: u32 = 100;
+pub(crate) const LIMIT_MAX: u32 = 1_000;
+pub(crate) const LIMIT_DEFAULT: u32 = 100;
 
 /// Customers after one, by id.
 pub(crate) const CUSTOMERS: &str = "select c.customer_id, c.name, c.tier::text, c.currency::text, c.contract_start, \
@@ -164,7 +164,7 @@ pub(crate) async fn customers(operator: Operator, parameters: Parameters) -> Res
     Ok(Json(AdminCustomers { customers, next_cursor }))
 }
 
-const BAD_CURSOR: &str = "expected the `next_cursor` of an earlier answer";
+pub(crate) const BAD_CURSOR: &str = "expected the `next_cursor` of an earlier answer";
 
 fn instant(row: &PgRow, column: usize) -> Result<String, sqlx::Error> {
     Ok(Timestamp::from(row.try_get::<DateTime<Utc>, _>(column)?).to_string())

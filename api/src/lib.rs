@@ -11,6 +11,9 @@
 //! to do and carries the request's id; and that no key, body or authorization header is ever logged.
 
 mod admin;
+mod admin_dead_letters;
+mod admin_directory;
+mod admin_records;
 pub mod api_keys;
 pub mod audit;
 pub mod auth;
@@ -61,7 +64,7 @@ pub use rate::REQUESTS_PER_MINUTE;
 pub use readiness::NotReady;
 pub use samples::{SampleDoor, Taking};
 pub use server::{SHUTDOWN_MS_MAX, router, serve};
-pub use state::{ApiParts, ApiState, pool};
+pub use state::{ApiParts, ApiState, Operations, pool};
 pub use telemetry::Telemetry;
 pub use tenant::{DATABASE_WAIT_MS_MAX, TenantError, TenantMac, TenantTransaction};
 pub use usage::{

@@ -28,8 +28,8 @@ use crate::state::ApiState;
 use crate::tenant::{TenantError, TenantTransaction};
 use crate::usage::UsageAnswer;
 use crate::{
-    admin, api_keys, audit, completeness, customer, docs_page, invoice_documents, invoice_preview, invoices, metrics,
-    openapi, readiness, samples, sessions, usage, usage_stream,
+    admin, admin_dead_letters, admin_directory, admin_records, api_keys, audit, completeness, customer, docs_page,
+    invoice_documents, invoice_preview, invoices, metrics, openapi, readiness, samples, sessions, usage, usage_stream,
 };
 
 /// After the signal to stop: how long running requests may take to end.
@@ -38,10 +38,16 @@ pub const SHUTDOWN_MS_MAX: u64 = 10_000;
 /// Every route of the API.
 pub fn router(state: ApiState) -> Router {
     Router::new()
-        .route("/v1/admin/accounts", get(admin::accounts))
+        .route("/v1/admin/accounts", get(admin::accounts).post(admin_directory::register))
         .route("/v1/admin/api-keys", get(admin::keys).post(admin::create_key))
         .route("/v1/admin/api-keys/{key}", delete(admin::revoke_key))
-        .route("/v1/admin/customers", get(admin::customers))
+        .route("/v1/admin/closes", get(admin_records::closes))
+        .route("/v1/admin/customers", get(admin::customers).post(admin_directory::add_customer))
+        .route("/v1/admin/dead-letters", get(admin_dead_letters::list))
+        .route("/v1/admin/dead-letters/{id}/dismiss", post(admin_dead_letters::dismiss))
+        .route("/v1/admin/receipts", get(admin_records::receipts))
+        .route("/v1/admin/runs", get(admin_records::runs))
+        .route("/v1/admin/runs/{run}", get(admin_records::run))
         .route("/v1/admin/rate-cards", get(admin::rate_cards))
         .route("/v1/docs", get(docs_page::show))
         .route("/v1/openapi.json", get(openapi::show))

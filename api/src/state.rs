@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use aggregator::directory::AccountDirectory;
 use axum::http::HeaderValue;
+use ingest::dead_letter::DeadLetters;
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
@@ -19,6 +21,15 @@ use crate::watchers::Watchers;
 /// Connections to PostgreSQL that one API process holds at most.
 const CONNECTIONS_MAX: u32 = 16;
 
+/// What operators' routes change, beside what their own role may.
+#[derive(Clone, Debug)]
+pub struct Operations {
+    /// Customers and their accounts, as `securebase_aggregator`.
+    pub directory: AccountDirectory,
+    /// Records that were set aside.
+    pub dead_letters: DeadLetters,
+}
+
 /// What the API is made of.
 #[derive(Clone, Debug)]
 pub struct ApiParts {
@@ -26,6 +37,8 @@ pub struct ApiParts {
     pub pool: PgPool,
     /// Connections as the role `securebase_operator`; without them there are no routes for operators.
     pub operator_pool: Option<PgPool>,
+    /// Without them operators look at customers, accounts, closes and runs, and change keys alone.
+    pub operations: Option<Operations>,
     /// Who bills, as previews of invoices name it.
     pub seller: billing::Party,
     /// Vouches for the tenant of each transaction.
@@ -47,6 +60,7 @@ pub struct ApiParts {
 pub struct ApiState {
     pub(crate) pool: PgPool,
     pub(crate) operator_pool: Option<PgPool>,
+    pub(crate) operations: Option<Operations>,
     pub(crate) seller: billing::Party,
     pub(crate) mac_key: TenantMac,
     pub(crate) authenticator: Authenticator,
@@ -65,6 +79,7 @@ impl ApiState {
         let ApiParts {
             pool,
             operator_pool,
+            operations,
             seller,
             mac_key,
             signing_keys,
@@ -85,6 +100,7 @@ impl ApiState {
         Self {
             pool,
             operator_pool,
+            operations,
             seller,
             mac_key,
             authenticator,

@@ -101,6 +101,7 @@ impl Api {
             pool: api::pool(options),
             // Operators' routes are for the operator's own server.
             operator_pool: None,
+            operations: None,
             seller: settings.seller,
             mac_key: TenantMac::new(tenant_key).map_err(StartError::store)?,
             signing_keys,

@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
+use aggregator::directory::AccountDirectory;
 use anyhow::Context;
 use api::http::HeaderValue;
-use api::{ApiParts, ApiState, Identity, Telemetry, TenantMac};
+use api::{ApiParts, ApiState, Identity, Operations, Telemetry, TenantMac};
 use tokio::net::TcpListener;
 
 use crate::cli::{self, Global, StoresChoice};
@@ -127,6 +128,10 @@ async fn state(global: &Global, platform: &Platform, address: SocketAddr) -> any
     let state = ApiState::new(ApiParts {
         pool: stores.database.pool(Role::App)?,
         operator_pool: Some(stores.database.pool(Role::Operator)?),
+        operations: Some(Operations {
+            directory: AccountDirectory::new(stores.database.pool(Role::Aggregator)?),
+            dead_letters: stores.dead_letters(),
+        }),
         seller: super::invoice::seller(),
         mac_key: TenantMac::new(platform.keys().tenant)?,
         signing_keys,

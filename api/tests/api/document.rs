@@ -16,7 +16,11 @@ fn operations(document: &Value) -> Vec<(String, String, Value)> {
 }
 
 fn filled(path: &str) -> String {
-    let path = path.replace("{customer}", "acme").replace("{key}", "0000000000000000");
+    let path = path
+        .replace("{run}", "1")
+        .replace("{id}", "0")
+        .replace("{customer}", "acme")
+        .replace("{key}", "0000000000000000");
     path.replace("{invoice}", "INV-2026-11-9999")
 }
 

@@ -152,6 +152,7 @@ impl Stage {
         ApiParts {
             pool: self.pool(),
             operator_pool: Some(PgPool::connect_lazy_with(self.options("securebase_operator"))),
+            operations: None,
             seller: Party { name: "SecureBase".to_owned(), ..Party::default() },
             mac_key: self.mac_key(),
             signing_keys: SigningKeys::new(vec![("test".to_owned(), SIGNING_KEY.to_vec())]).unwrap(),
