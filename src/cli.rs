@@ -326,12 +326,8 @@ pub(crate) enum Invoice {
     Preview(InvoicePreview),
     /// Invoices and drafts, newest first
     List(InvoiceList),
-    /// Show one invoice, draft or credit note
-    Show {
-        /// Such as INV-2026-11-0001 or CN-2026-11-0001; the id of a draft
-        #[arg(value_name = "NUMBER")]
-        number: String,
-    },
+    /// Show one invoice, draft or credit note, or write it as a file
+    Show(InvoiceShow),
     /// Issue one invoice by hand: of a month, of late usage, or of a year in advance
     Issue(InvoiceIssue),
     /// Credit an invoice whole; what was paid becomes the customer's credit
@@ -365,6 +361,33 @@ pub(crate) struct InvoiceRun {
     /// How many customers are billed at once
     #[arg(long, value_name = "N", default_value_t = billing::WORKERS)]
     pub(crate) workers: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InvoiceShow {
+    /// Such as INV-2026-11-0001 or CN-2026-11-0001; the id of a draft
+    #[arg(value_name = "NUMBER")]
+    pub(crate) number: String,
+    /// As what
+    #[arg(long, value_enum, default_value_t = InvoiceForm::Text)]
+    pub(crate) format: InvoiceForm,
+    /// Write a file instead; a PDF goes to NUMBER.pdf without
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum InvoiceForm {
+    /// A table for the terminal, with payments and what is open
+    Text,
+    /// For programs: all of it
+    Json,
+    /// One page that prints well
+    Html,
+    /// One row a line
+    Csv,
+    /// As it was rendered once after the issue, the same bytes for ever
+    Pdf,
 }
 
 #[derive(Debug, Args)]

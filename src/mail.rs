@@ -1,10 +1,13 @@
 //! How this deployment's mail leaves: as files below the home, or through Amazon SES.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use billing::outbox::{FolderMailer, MailSettings, SendReport, SesMailer, send_due};
-use billing::{RenderReport, TextRenderer, render_missing};
+use billing::{RenderReport, render_due};
+use invoice_pdf::{PdfRenderer, Typefaces};
 
 use crate::cli::{Global, StoresChoice};
 use crate::edge;
@@ -17,12 +20,29 @@ const EVERY: Duration = Duration::from_secs(60);
 /// The most messages of one look, so that a large run does not keep the others waiting.
 const MESSAGES_MAX: u64 = 1_000;
 
+/// Documents rendered at once.
+const RENDERERS: usize = 2;
+
+/// What prints invoices: the embedded typefaces, and one more for what they do not have, where `SECUREBASE_INVOICE_TYPEFACE` names
+/// its file.
+pub(crate) fn renderer() -> anyhow::Result<Arc<PdfRenderer>> {
+    let faces = match std::env::var_os("SECUREBASE_INVOICE_TYPEFACE").filter(|path| !path.is_empty()) {
+        None => Typefaces::embedded(),
+        Some(path) => {
+            let at = || format!("SECUREBASE_INVOICE_TYPEFACE {}", path.to_string_lossy());
+            Typefaces::with_additional(std::fs::read(&path).with_context(at)?).with_context(at)?
+        }
+    };
+    Ok(Arc::new(PdfRenderer::new(faces)))
+}
+
 /// The way out.
 pub(crate) struct Mail {
     stores: Stores,
     settings: MailSettings,
     folder: PathBuf,
     configuration_set: Option<String>,
+    renderer: Arc<PdfRenderer>,
 }
 
 impl Mail {
@@ -39,6 +59,7 @@ impl Mail {
             settings: MailSettings::new(&from, setting("SECUREBASE_MAIL_REPLY_TO").as_deref())?,
             folder: global.home.join(FOLDER),
             configuration_set: setting("SECUREBASE_MAIL_CONFIGURATION_SET"),
+            renderer: renderer()?,
         }))
     }
 
@@ -46,7 +67,7 @@ impl Mail {
     pub(crate) async fn send(&self, messages_max: u64) -> anyhow::Result<(RenderReport, SendReport)> {
         let pool = self.stores.database.pool(Role::Billing)?;
         let now = edge::now();
-        let rendered = render_missing(&pool, &TextRenderer, now).await?;
+        let rendered = render_due(&pool, &self.renderer, RENDERERS, now).await?;
         let sent = match self.stores.ses() {
             None => {
                 let mailer = FolderMailer::new(self.folder.clone());

@@ -104,7 +104,8 @@ pub use share::{NotAShare, Share};
 pub use simulation::{CompareError, Comparison, Simulated, SimulationError, UsageState, simulate};
 pub use statements::{Statement, statements};
 pub use stored_document::{
-    RenderError, RenderReport, Renderer, StoredDocument, TextRenderer, load_document, render_missing,
+    DocumentError, RenderError, RenderReport, Renderer, StoredDocument, TextRenderer, load_document, render_due,
+    stored_or_rendered,
 };
 pub use tax::{Exemption, JurisdictionRate, TaxRate, rates_on};
 pub use terms::{PrepaidFee, Reduction, Stretch, Terms, TermsError};

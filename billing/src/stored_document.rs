@@ -3,11 +3,14 @@
 //! A renderer is a port, so that one that typesets can live in a crate of its own. The table refuses a second rendering of the
 //! same kind, and every change.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use ingest::Timestamp;
 use sha2::{Digest as _, Sha256};
-use sqlx::{PgConnection, PgPool};
+use sqlx::{Connection as _, PgConnection, PgPool};
 use thiserror::Error;
+use tokio::task::JoinSet;
 
 use crate::document::InvoiceDocument;
 use crate::read::{ReadError, load_credit_note, load_invoice};
@@ -16,8 +19,8 @@ use crate::statements::{BILLING, READERS, Statement};
 
 /// The media types that go with mail, the most wanted first.
 const ATTACHED: [&str; 2] = ["application/pdf", TextRenderer::MEDIA_TYPE];
-/// How many documents are looked for at once.
-const BATCH: i64 = 200;
+/// How many documents a worker has at once: what a kill lets it do again.
+const BATCH: i64 = 8;
 
 /// Makes the bytes of a document.
 pub trait Renderer {
@@ -81,58 +84,138 @@ pub(crate) enum DocumentOf<'a> {
 pub struct RenderReport {
     /// Documents rendered and stored.
     pub rendered: u64,
-    /// Documents that cannot be rendered; each is in the log, with an alarm.
+    /// Documents that cannot be rendered; each is in the log, with an alarm, and tried again in the next round.
     pub failed: u64,
 }
 
-/// Renders every issued invoice and credit note that has no document of the renderer's kind yet. Several at once do no harm:
-/// the first that stores its bytes wins.
-pub async fn render_missing(
+/// What cannot be rendered or read.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum DocumentError {
+    /// Retry or stop, as it says.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// Stop: the document cannot be rendered.
+    #[error(transparent)]
+    Render(#[from] RenderError),
+    /// Retry: the database did not answer, or refused.
+    #[error("database: {0}")]
+    Database(#[from] sqlx::Error),
+}
+
+/// A document that is to be rendered, its row locked by the transaction that took it.
+#[derive(Clone, Debug, sqlx::FromRow)]
+struct Due {
+    id: String,
+    is_credit_note: bool,
+}
+
+/// Renders what was issued and has no document yet, by so many workers on a connection each; several processes share the work.
+///
+/// A row of `documents_due` stays locked while its document is rendered, and goes in the transaction that stores the bytes: a
+/// worker that dies lets go of what it had, and each document is stored once. The run never waits for any of this.
+pub async fn render_due<R: Renderer + Send + Sync + 'static>(
     pool: &PgPool,
-    renderer: &(dyn Renderer + Sync),
+    renderer: &Arc<R>,
+    workers: usize,
     now: Timestamp,
-) -> Result<RenderReport, ReadError> {
+) -> Result<RenderReport, DocumentError> {
+    let mut rendering = JoinSet::new();
+    for _ in 0..workers.max(1) {
+        let (pool, renderer) = (pool.clone(), Arc::clone(renderer));
+        rendering.spawn(async move { work(&pool, &renderer, now).await });
+    }
     let mut report = RenderReport::default();
-    let mut connection = pool.acquire().await?;
-    for (missing, store) in [(MISSING_INVOICES, STORE_INVOICE), (MISSING_NOTES, STORE_NOTE)] {
-        // Ids rise from batch to batch, so that one that fails is not tried again in this round.
-        let mut after = "00000000-0000-0000-0000-000000000000".to_owned();
-        loop {
-            let ids: Vec<String> = sqlx::query_scalar(missing)
-                .bind(renderer.media_type())
-                .bind(&after)
-                .bind(BATCH)
-                .fetch_all(&mut *connection)
-                .await?;
-            let Some(last) = ids.last() else { break };
-            after.clone_from(last);
-            for id in ids {
-                let document = match store {
-                    STORE_INVOICE => load_invoice(&mut connection, &id).await?,
-                    _ => load_credit_note(&mut connection, &id).await?,
-                };
-                let Some(document) = document else { continue };
-                match renderer.render(&as_issued(document)) {
-                    Ok(bytes) => {
-                        sqlx::query(store)
-                            .bind(&id)
-                            .bind(renderer.media_type())
-                            .bind(Sha256::digest(&bytes).to_vec())
-                            .bind(bytes)
-                            .bind(DateTime::<Utc>::from(now))
-                            .execute(&mut *connection)
-                            .await?;
-                        report.rendered += 1;
-                    }
-                    Err(error) => {
-                        report.failed += 1;
-                        tracing::error!(alarm = "rendering", id, %error, "a document cannot be rendered");
-                    }
-                }
-            }
-        }
+    while let Some(done) = rendering.join_next().await {
+        // A worker that panicked has rolled back; what it had is due as before.
+        let done = done.map_err(|_| sqlx::Error::WorkerCrashed)??;
+        report.rendered += done.rendered;
+        report.failed += done.failed;
     }
     Ok(report)
+}
+
+async fn work<R: Renderer + Send + Sync + 'static>(
+    pool: &PgPool,
+    renderer: &Arc<R>,
+    now: Timestamp,
+) -> Result<RenderReport, DocumentError> {
+    let mut report = RenderReport::default();
+    let mut connection = pool.acquire().await?;
+    // Ids rise from batch to batch, so that what fails is tried once a round.
+    let mut after = "00000000-0000-0000-0000-000000000000".to_owned();
+    loop {
+        let mut transaction = connection.begin().await?;
+        let taken: Vec<Due> = sqlx::query_as(TAKE).bind(&after).bind(BATCH).fetch_all(&mut *transaction).await?;
+        let Some(last) = taken.last() else { break };
+        after.clone_from(&last.id);
+        for due in taken {
+            match store(&mut transaction, renderer, &due, now).await {
+                Ok(()) => report.rendered += 1,
+                Err(DocumentError::Render(error)) => {
+                    report.failed += 1;
+                    tracing::error!(alarm = "rendering", id = due.id, %error, "a document cannot be rendered");
+                    let why = error.to_string().replace('\0', " ");
+                    sqlx::query(FAILED).bind(&due.id).bind(why).execute(&mut *transaction).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        transaction.commit().await?;
+    }
+    Ok(report)
+}
+
+/// Renders one document and stores it, in the transaction that has its row.
+async fn store<R: Renderer + Send + Sync + 'static>(
+    connection: &mut PgConnection,
+    renderer: &Arc<R>,
+    due: &Due,
+    now: Timestamp,
+) -> Result<(), DocumentError> {
+    let document = match due.is_credit_note {
+        true => load_credit_note(connection, &due.id).await?,
+        false => load_invoice(connection, &due.id).await?,
+    };
+    let document = as_issued(document.ok_or(sqlx::Error::RowNotFound)?);
+    let media_type = renderer.media_type();
+    let rendering = Arc::clone(renderer);
+    // Typesetting is work for a processor, not for the thread that waits for sockets.
+    let rendered = tokio::task::spawn_blocking(move || rendering.render(&document)).await;
+    let bytes =
+        rendered.unwrap_or_else(|error| Err(RenderError { media_type, reason: format!("it stopped: {error}") }))?;
+    sqlx::query(if due.is_credit_note { STORE_NOTE } else { STORE_INVOICE })
+        .bind(&due.id)
+        .bind(media_type)
+        .bind(Sha256::digest(&bytes).to_vec())
+        .bind(bytes)
+        .bind(DateTime::<Utc>::from(now))
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query(DONE).bind(&due.id).execute(connection).await?;
+    Ok(())
+}
+
+/// The stored document of an issued invoice's or credit note's number, rendered now where nobody has rendered it yet; `None`
+/// where nothing of that number was issued. As `securebase_billing`.
+pub async fn stored_or_rendered<R: Renderer + Send + Sync + 'static>(
+    connection: &mut PgConnection,
+    renderer: &Arc<R>,
+    number: &str,
+    now: Timestamp,
+) -> Result<Option<StoredDocument>, DocumentError> {
+    if number.contains('\0') {
+        return Ok(None);
+    }
+    let mut transaction = connection.begin().await?;
+    // Waits for a worker that has it right now; then it is stored and no longer due.
+    let due: Option<Due> = sqlx::query_as(TAKE_ONE).bind(number).fetch_optional(&mut *transaction).await?;
+    if let Some(due) = due {
+        store(&mut transaction, renderer, &due, now).await?;
+    }
+    let stored = load_document(&mut transaction, number, renderer.media_type()).await?;
+    transaction.commit().await?;
+    Ok(stored)
 }
 
 /// A document says what it said when it was issued, whenever it is rendered.
@@ -180,22 +263,27 @@ fn stored((number, media_type, bytes, sha256): (String, String, Vec<u8>, Vec<u8>
     StoredDocument { file_name: format!("{number}.{ending}"), media_type, bytes, sha256 }
 }
 
-const MISSING_INVOICES: &str = "
-    select i.invoice_id::text from invoices i
-    where i.status in ('issued', 'paid') and i.invoice_id > $2::text::uuid
-        and not exists (
-            select from invoice_documents d where d.invoice_id = i.invoice_id and d.media_type = $1::text)
-    order by i.invoice_id
-    limit $3::bigint";
+const TAKE: &str = "
+    select document_id::text as id, credit_note_id is not null as is_credit_note
+    from documents_due
+    where document_id > $1::text::uuid
+    order by document_id
+    limit $2::bigint
+    for update skip locked";
 
-const MISSING_NOTES: &str = "
-    select n.credit_note_id::text from credit_notes n
-    where n.credit_note_id > $2::text::uuid
-        and not exists (
-            select from credit_note_documents d
-            where d.credit_note_id = n.credit_note_id and d.media_type = $1::text)
-    order by n.credit_note_id
-    limit $3::bigint";
+const TAKE_ONE: &str = "
+    select d.document_id::text as id, d.credit_note_id is not null as is_credit_note
+    from documents_due d
+    where d.document_id in (
+        select invoice_id from invoices where invoice_number = $1::text
+        union all
+        select credit_note_id from credit_notes where credit_note_number = $1::text)
+    for update";
+
+const FAILED: &str = "
+    update documents_due set attempts = attempts + 1, last_error = $2::text where document_id = $1::text::uuid";
+
+const DONE: &str = "delete from documents_due where document_id = $1::text::uuid";
 
 const STORE_INVOICE: &str = "
     insert into invoice_documents (invoice_id, customer_id, media_type, sha256, bytes, rendered_at)
@@ -233,8 +321,10 @@ const NOTE_DOCUMENT: &str = "
     limit 1";
 
 pub(crate) const STATEMENTS: &[Statement] = &[
-    Statement { name: "missing documents of invoices", sql: MISSING_INVOICES, roles: BILLING },
-    Statement { name: "missing documents of credit notes", sql: MISSING_NOTES, roles: BILLING },
+    Statement { name: "take documents", sql: TAKE, roles: BILLING },
+    Statement { name: "take a document", sql: TAKE_ONE, roles: BILLING },
+    Statement { name: "document that fails", sql: FAILED, roles: BILLING },
+    Statement { name: "document that is done", sql: DONE, roles: BILLING },
     Statement { name: "store invoice document", sql: STORE_INVOICE, roles: BILLING },
     Statement { name: "store credit note document", sql: STORE_NOTE, roles: BILLING },
     Statement { name: "load document", sql: LOAD, roles: READERS },

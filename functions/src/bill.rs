@@ -4,12 +4,13 @@
 //! frequent as its task is wanted to be, and a retry of Lambda does no harm.
 
 use std::fmt;
+use std::sync::Arc;
 
 use billing::outbox::{
     FeedbackError, MailSettings, Mailer, OutboxError, REMINDERS, ReminderReport, SendReport, record_feedback, remind,
     send_due,
 };
-use billing::{Month, Party, ReadError, RenderReport, Renderer, RunError, RunRequest, issue, render_missing};
+use billing::{DocumentError, Month, Party, RenderReport, Renderer, RunError, RunRequest, issue, render_due};
 use ingest::Timestamp;
 use lambda_runtime::Diagnostic;
 use serde::{Deserialize, Serialize};
@@ -96,9 +97,9 @@ pub enum BillError {
     /// Retry if passing: the run did not begin or did not go on.
     #[error(transparent)]
     Run(#[from] RunError),
-    /// Retry if passing: documents cannot be read.
+    /// Retry if passing: documents cannot be rendered.
     #[error(transparent)]
-    Read(#[from] ReadError),
+    Document(#[from] DocumentError),
     /// Retry: the outbox cannot be sent.
     #[error(transparent)]
     Outbox(#[from] OutboxError),
@@ -186,6 +187,8 @@ pub enum BillAnswer {
     Sent {
         /// Documents rendered.
         rendered: u64,
+        /// Documents that cannot be rendered; the log says which and why.
+        not_rendered: u64,
         /// Messages taken.
         sent: u64,
         /// Messages to be tried again.
@@ -215,12 +218,12 @@ pub struct Biller<M, R> {
     /// The way out for mail.
     pub mailer: M,
     /// What makes the documents.
-    pub renderer: R,
+    pub renderer: Arc<R>,
     /// Spreads retries.
     pub random: fn() -> u64,
 }
 
-impl<M: Mailer, R: Renderer + Sync> Biller<M, R> {
+impl<M: Mailer, R: Renderer + Send + Sync + 'static> Biller<M, R> {
     /// Does what a delivery asks for.
     pub async fn bill(&self, event: &str, now: Timestamp, deadline: Deadline) -> Result<BillAnswer, BillError> {
         if let Ok(notifications) = serde_json::from_str::<Notifications>(event) {
@@ -269,10 +272,11 @@ impl<M: Mailer, R: Renderer + Sync> Biller<M, R> {
 
     async fn send(&self, now: Timestamp) -> Result<BillAnswer, BillError> {
         let mail = self.settings.mail.as_ref().ok_or(BillError::NoSender)?;
-        let RenderReport { rendered, .. } = render_missing(&self.pool, &self.renderer, now).await?;
+        let RenderReport { rendered, failed: not_rendered } =
+            render_due(&self.pool, &self.renderer, self.settings.workers, now).await?;
         let report = send_due(&self.pool, &self.mailer, mail, now, self.random, MESSAGES_MAX).await?;
         let SendReport { sent, retried, failed, waiting } = report;
-        Ok(BillAnswer::Sent { rendered, sent, retried, failed, waiting })
+        Ok(BillAnswer::Sent { rendered, not_rendered, sent, retried, failed, waiting })
     }
 
     /// One that is no event fails the whole delivery, which then goes to the function's dead letters; those before it are

@@ -13,7 +13,7 @@ mod layout;
 mod sheet;
 mod typeface;
 
-use billing::InvoiceDocument;
+use billing::{InvoiceDocument, Renderer};
 use krilla::configure::{Archival, ConfigurationBuilder};
 use krilla::embed::{AssociationKind, EmbeddedFile, MimeType};
 use krilla::metadata::{DateTime, Metadata};
@@ -21,6 +21,9 @@ use krilla::{Document, SerializeSettings};
 use thiserror::Error;
 
 pub use typeface::{NotATypeface, Typefaces};
+
+/// The media type of a PDF (RFC 8118).
+const MEDIA_TYPE: &str = "application/pdf";
 
 /// Why a document could not be printed. Printing it again will not help: stop, and look at the document.
 #[derive(Debug, Error)]
@@ -65,6 +68,29 @@ pub fn render(invoice: &InvoiceDocument, faces: &Typefaces) -> Result<Vec<u8>, R
     };
     document.embed_file(attachment).ok_or_else(|| RenderError::Pdf("the attachment's name is taken".to_owned()))?;
     document.finish().map_err(|error| RenderError::Pdf(format!("{error:?}")))
+}
+
+/// Prints what billing stores: [`render`] with the same faces each time.
+pub struct PdfRenderer {
+    faces: Typefaces,
+}
+
+impl PdfRenderer {
+    /// Prints with these faces.
+    pub fn new(faces: Typefaces) -> Self {
+        Self { faces }
+    }
+}
+
+impl Renderer for PdfRenderer {
+    fn media_type(&self) -> &'static str {
+        MEDIA_TYPE
+    }
+
+    fn render(&self, document: &InvoiceDocument) -> Result<Vec<u8>, billing::RenderError> {
+        render(document, &self.faces)
+            .map_err(|error| billing::RenderError { media_type: MEDIA_TYPE, reason: error.to_string() })
+    }
 }
 
 /// The day of an RFC 3339 instant or date, in UTC: the file's date is the document's, never the clock's. A year alone where

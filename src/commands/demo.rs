@@ -144,6 +144,10 @@ async fn chain(global: &Global, arguments: &cli::Demo, platform: &Platform) -> a
     }
     let (customer, invoice) = shown.context("no customer has an invoice")?;
     print::line(&format!("\n{}", render_text(&invoice)));
+    let number = invoice.number.as_deref().context("an issued invoice has a number")?;
+    let pdf = global.home.join(format!("{number}.pdf"));
+    super::invoice::write_pdf(stores, number, &pdf).await?;
+    print::line(&format!("As a PDF: {}\n", pdf.display()));
     Ok((customer, period))
 }
 

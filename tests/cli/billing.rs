@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use base64::Engine as _;
 use serde_json::{Value, json};
 
 use crate::events::object_of;
@@ -42,13 +43,22 @@ fn an_invoice_is_sent_paid_and_listed() {
     let mail: Vec<_> = fs::read_dir(site.home().join("mail")).unwrap().map(|file| file.unwrap().path()).collect();
     let message = fs::read_to_string(&mail[0]).unwrap();
     assert_eq!(mail.len(), 1);
-    for part in ["To: billing@acme.example", &format!("filename=\"{acme}.txt\""), "8,208.00 USD"] {
+    for part in ["To: billing@acme.example", &format!("filename=\"{acme}.pdf\""), "application/pdf", "8,208.00 USD"] {
         assert!(message.contains(part), "{part}: {message}");
     }
     let waiting = site.json(["outbox", "list", "--state", "pending"]);
     let waiting = &waiting["notifications"][0];
     assert_eq!(waiting["customer"], "bert");
     assert!(waiting["last_error"].as_str().unwrap().contains("no address"), "{waiting}");
+    // Of a new key only its visible beginning is told.
+    let key = site.json(["keys", "create", "--customer", "acme", "--name", "ci"])["key"].as_str().unwrap().to_owned();
+    assert_eq!(site.json(["outbox", "send"])["sent"], 1);
+    let told = fs::read_dir(site.home().join("mail")).unwrap().map(|file| file.unwrap().path());
+    let told = told.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("api-key-ready-"));
+    // Long lines are folded.
+    let told = fs::read_to_string(told.last().unwrap()).unwrap().replace("=\r\n", "");
+    let visible = &key[..key.len() - 43];
+    assert!(told.contains(visible) && !told.contains(&key[..key.len() - 30]), "{told}");
     // What SES says of a message ends the mail to an address.
     let bounce = json!({
         "eventType": "Bounce",
@@ -80,8 +90,28 @@ fn an_invoice_is_sent_paid_and_listed() {
     assert_eq!(site.json(["invoice", "remind"])["overdue"], 0);
     let table = site.run(["invoice", "list", "--customer", "acme"]);
     assert!(table.succeeded().out.contains("paid"), "{table:?}");
+    // The same bytes as a file, however often they are asked for, though the invoice is paid now.
+    let attached = base64::engine::general_purpose::STANDARD.decode(base64_part(&message, "application/pdf")).unwrap();
+    assert!(attached.starts_with(b"%PDF-"), "{:?}", &attached[..20]);
+    for name in ["one.pdf", "two.pdf"] {
+        let path = site.path(name).to_str().unwrap().to_owned();
+        site.json(["invoice", "show", &acme, "--format", "pdf", "--out", &path]);
+        assert_eq!(fs::read(&path).unwrap(), attached);
+    }
+    for (form, part) in [("html", "<!doctype html>"), ("csv", "cloudtrail_events"), ("json", "\"number\"")] {
+        let shown = site.run(["invoice", "show", &acme, "--format", form]);
+        assert!(shown.succeeded().out.to_lowercase().contains(part), "{form}: {shown:?}");
+    }
     let show = site.run(["invoice", "show", &acme]);
     assert!(show.succeeded().out.contains("Payment 2: 7,208.00 USD"), "{show:?}");
+}
+
+/// The body of a message's first part of this media type, without its line ends.
+fn base64_part(message: &str, media_type: &str) -> String {
+    let (_, part) = message.split_once(&format!("Content-Type: {media_type}")).unwrap();
+    let (_, body) = part.split_once("\r\n\r\n").unwrap();
+    let (body, _) = body.split_once("\r\n--").unwrap();
+    body.split_whitespace().collect()
 }
 
 #[test]
@@ -123,6 +153,8 @@ fn a_draft_is_discarded_and_billed_after_all() {
     let open = site.run(["invoice", "run", "--period", "2024-05", "--customer", "bert", "--json"]);
     let draft = open.report()["results"][0]["invoice"]["id"].as_str().unwrap().to_owned();
     assert_eq!(site.json(["invoice", "list", "--status", "draft"])["invoices"][0]["id"], json!(draft));
+    let printed = site.run(["invoice", "show", &draft, "--format", "pdf"]);
+    assert!(printed.refusal().contains("a draft has no PDF"), "{printed:?}");
     site.json(["invoice", "void", &draft, "--reason", "not yet"]);
     site.json(["close", "--period", "2024-05"]);
     let run = site.json(["invoice", "run", "--period", "2024-05", "--customer", "bert"]);

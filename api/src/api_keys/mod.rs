@@ -3,6 +3,7 @@
 pub(crate) mod wire;
 
 use aggregator::directory::CustomerId;
+use billing::outbox::{Notification, enqueue};
 use chrono::{DateTime, Utc};
 use ingest::Timestamp;
 use serde_json::json;
@@ -200,6 +201,14 @@ async fn insert(
         Some("api_keys_customer_id_fkey") => KeyError::NoCustomer,
         _ => KeyError::Database(error),
     })?;
+    if let Some(customer) = &new.customer {
+        // Whoever reads the customer's mail learns of a key that nobody there asked for.
+        let key_id = minted.token.key_id.as_str();
+        let prefix = format!("sk_live_{customer}_{key_id}");
+        let told = Notification::of_api_key(customer.as_str(), key_id, &prefix, &new.name);
+        let told = told.expect("letters and digits make a tag");
+        enqueue(connection, &told, now).await?;
+    }
     Ok(KeyRecord {
         key_id: minted.token.key_id.clone(),
         customer: new.customer.clone(),

@@ -80,6 +80,18 @@ impl Notification {
         }
     }
 
+    /// What is told of a new API key: its visible beginning and its name, and never the key.
+    pub fn of_api_key(customer: &str, key_id: &str, prefix: &str, name: &str) -> Result<Self, NotATag> {
+        Ok(Self {
+            tag: Tag::parse(&format!("api-key-ready-{key_id}"))?,
+            customer: customer.to_owned(),
+            template: Template::ApiKeyReady,
+            invoice_id: None,
+            credit_note_id: None,
+            payload: serde_json::json!({ "prefix": prefix, "name": name }),
+        })
+    }
+
     /// What is told of a credit note.
     pub(crate) fn of_credit_note(customer: &str, credit_note_id: &str) -> Self {
         Self {
@@ -111,6 +123,7 @@ pub async fn enqueue(
         .bind(&notification.credit_note_id)
         .bind(notification.payload.to_string())
         .bind(DateTime::<Utc>::from(now))
+        .persistent(false)
         .execute(connection)
         .await?;
     Ok(done.rows_affected() == 1)

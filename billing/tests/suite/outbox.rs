@@ -1,14 +1,14 @@
 //! What leaves by mail: after the commit, at least once, with its document; and what comes back.
 
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use billing::outbox::{
     Feedback, FolderMailer, MailSettings, Mailer, MessageId, Notification, OutgoingMail, REMINDERS, SendError,
     SendReport, SesMailer, Tag, Template, add_recipient, enqueue, list_outbox, list_recipients, record_feedback,
     remind, retry_failed, send_due, suppress_recipient,
 };
-use billing::{RenderReport, TextRenderer, load_document, render_missing};
+use billing::{RenderReport, TextRenderer, load_document, render_due};
 use sqlx::Connection as _;
 
 use crate::fixture::{Fixture, at};
@@ -52,7 +52,7 @@ impl Fixture {
         fixture.worked_example("anna").await;
         fixture.issue_october().await;
         fixture.recipient("anna", "billing@anna.example").await;
-        let rendered = render_missing(&fixture.billing, &TextRenderer, at(NOW)).await.unwrap();
+        let rendered = render_due(&fixture.billing, &Arc::new(TextRenderer), 2, at(NOW)).await.unwrap();
         assert_eq!(rendered, RenderReport { rendered: 1, failed: 0 });
         fixture
     }
@@ -114,7 +114,7 @@ async fn a_message_waits_for_its_document_and_for_somebody_to_send_it_to() {
     assert_eq!(fixture.send(&mailer, "2026-11-01T00:30:00Z").await, SendReport::default(), "it rests for an hour");
     assert_eq!(fixture.send(&mailer, "2026-11-01T01:00:00Z").await, waiting);
     assert_eq!(entry().await.last_error.unwrap(), "its document is not rendered yet");
-    render_missing(&fixture.billing, &TextRenderer, at(NOW)).await.unwrap();
+    render_due(&fixture.billing, &Arc::new(TextRenderer), 2, at(NOW)).await.unwrap();
     assert_eq!(fixture.send(&mailer, "2026-11-01T01:01:00Z").await.sent, 1);
     assert_eq!(entry_attempts(&fixture).await, [1], "waiting is no attempt");
 }
@@ -189,7 +189,7 @@ async fn senders_at_once_share_the_outbox() {
         fixture.recipient(&id, &format!("billing@{id}.example")).await;
     }
     fixture.issue_october().await;
-    render_missing(&fixture.billing, &TextRenderer, at(NOW)).await.unwrap();
+    render_due(&fixture.billing, &Arc::new(TextRenderer), 2, at(NOW)).await.unwrap();
     let mailer = Scripted::default();
     let settings = settings();
     let send = || send_due(&fixture.billing, &mailer, &settings, at(NOW), || 0, 100);

@@ -1,11 +1,12 @@
 //! The Lambda function behind the schedules of billing and the notifications of the mail service: see [`functions::bill`].
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use billing::TextRenderer;
 use billing::outbox::SesMailer;
 use functions::bill::{BillSettings, Biller};
 use functions::{Deadline, clients, edge, settings, start};
+use invoice_pdf::{PdfRenderer, Typefaces};
 use lambda_runtime::{LambdaEvent, service_fn};
 use serde_json::value::RawValue;
 
@@ -18,7 +19,9 @@ fn main() -> ExitCode {
             let connections = u32::try_from(settings.workers).unwrap_or(u32::MAX).saturating_add(1);
             let pool = clients::pool_of(options, "securebase-billing", connections);
             let mailer = SesMailer::new(aws_sdk_sesv2::Client::new(&config), settings.configuration_set.clone());
-            Ok(Biller { pool, settings, mailer, renderer: TextRenderer, random: edge::random })
+            // Only this program links the typesetter.
+            let renderer = Arc::new(PdfRenderer::new(Typefaces::embedded()));
+            Ok(Biller { pool, settings, mailer, renderer, random: edge::random })
         },
         async |biller| {
             let answer = async |event: LambdaEvent<Box<RawValue>>| {

@@ -3,8 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a step that fails is a failed test, also in a helper")]
 
 mod aggregating;
+mod billing;
 mod deliveries;
 mod faults;
+mod mail_service;
 mod mapping;
 mod report;
 mod requesting;

@@ -33,12 +33,14 @@ pub(crate) enum Program {
     Ingest,
     Aggregate,
     Rollup,
+    Bill,
     Api,
     Authorizer,
 }
 
 impl Program {
-    pub(crate) const ALL: [Self; 5] = [Self::Ingest, Self::Aggregate, Self::Rollup, Self::Api, Self::Authorizer];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Ingest, Self::Aggregate, Self::Rollup, Self::Bill, Self::Api, Self::Authorizer];
 
     /// Those behind event source mappings of streams.
     pub(crate) const MAPPED: [Self; 2] = [Self::Aggregate, Self::Rollup];
@@ -49,6 +51,7 @@ impl Program {
             Self::Ingest => env!("CARGO_BIN_EXE_ingest-function"),
             Self::Aggregate => env!("CARGO_BIN_EXE_aggregate-function"),
             Self::Rollup => env!("CARGO_BIN_EXE_rollup-function"),
+            Self::Bill => env!("CARGO_BIN_EXE_bill-function"),
             Self::Api => env!("CARGO_BIN_EXE_api-function"),
             Self::Authorizer => env!("CARGO_BIN_EXE_authorizer-function"),
         });
@@ -141,6 +144,7 @@ impl Stage {
         let role = match program {
             Program::Aggregate | Program::Ingest => None,
             Program::Rollup => Some("securebase_aggregator"),
+            Program::Bill => Some("securebase_billing"),
             Program::Api | Program::Authorizer => Some("securebase_app"),
         };
         if let Some(role) = role {

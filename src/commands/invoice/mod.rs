@@ -2,14 +2,16 @@
 
 mod desk;
 mod run;
+mod show;
 
 use std::process::ExitCode;
 
 use anyhow::Context;
-use billing::{InvoiceFilter, Month, Party, find_invoices, load_account, load_credit_note, load_invoice, render_text};
+use billing::{InvoiceFilter, Month, Party, find_invoices};
 use serde_json::json;
 
 pub(super) use self::run::issue_month;
+pub(super) use self::show::write_pdf;
 use crate::cli::{self, Global};
 use crate::platform::{Platform, Work};
 use crate::stores::Role;
@@ -20,7 +22,7 @@ pub(super) async fn run(global: &Global, command: cli::Invoice) -> anyhow::Resul
         cli::Invoice::Run(arguments) => run::run_month(global, arguments).await,
         cli::Invoice::Preview(arguments) => run::preview_month(global, arguments).await,
         cli::Invoice::List(arguments) => list(global, arguments).await,
-        cli::Invoice::Show { number } => show(global, number).await,
+        cli::Invoice::Show(arguments) => show::show(global, arguments).await,
         cli::Invoice::Issue(arguments) => desk::issue(global, arguments).await,
         cli::Invoice::Credit(arguments) => desk::credit(global, arguments).await,
         cli::Invoice::Reissue(arguments) => desk::reissue(global, arguments).await,
@@ -97,42 +99,6 @@ async fn list(global: &Global, arguments: cli::InvoiceList) -> anyhow::Result<Ex
             .collect();
         let head = ["invoice", "customer", "kind", "from", "status", "payable", "open", "in", "due"];
         print::table(&head, &rows);
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-async fn show(global: &Global, number: String) -> anyhow::Result<ExitCode> {
-    let platform = Platform::open(global, Work::Database).await?;
-    let wanted = number.clone();
-    let (document, account) = super::with_platform(platform, |stores| async move {
-        let mut connection = stores.database.pool(Role::Operator)?.acquire().await?;
-        let document = match load_invoice(&mut connection, &wanted).await? {
-            Some(document) => Some(document.as_of(edge::now())),
-            None => load_credit_note(&mut connection, &wanted).await?,
-        };
-        let id =
-            document.as_ref().filter(|document| !document.is_credit_note()).and_then(|document| document.id.clone());
-        let account = match id {
-            Some(id) => load_account(&mut connection, &id).await?,
-            None => None,
-        };
-        Ok((document, account))
-    })
-    .await?;
-    let document = document.with_context(|| format!("there is no invoice or credit note {number}"))?;
-    if global.json {
-        print::json(&document);
-        return Ok(ExitCode::SUCCESS);
-    }
-    print::line(&render_text(&document));
-    if let Some(account) = account {
-        for (note, amount) in &account.credit_notes {
-            print::line(&format!("Credit note {note}: -{amount} {}", amount.currency()));
-        }
-        for (reference, amount) in &account.payments {
-            print::line(&format!("Payment {reference}: {amount} {}", amount.currency()));
-        }
-        print::line(&format!("Open: {} {}", account.open, account.open.currency()));
     }
     Ok(ExitCode::SUCCESS)
 }

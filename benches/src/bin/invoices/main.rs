@@ -11,10 +11,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use billing::{Month, Party, RunRequest, TextRenderer, issue_with, render_missing};
+use billing::{Month, Party, RunRequest, issue_with, render_due};
 use clap::Parser;
 use embedded::{Durability, PostgreSql, PostgresOptions};
 use ingest::Timestamp;
+use invoice_pdf::{PdfRenderer, Typefaces};
 use sqlx::postgres::PgPoolOptions;
 
 use crate::clock::{Stopwatch, Times};
@@ -106,8 +107,12 @@ async fn measure(server: &PostgreSql, customers: u32, workers: usize) -> Result<
     }
 
     let rendering = Stopwatch::start();
-    let rendered = render_missing(&pool, &TextRenderer, now).await?;
+    let renderer = Arc::new(PdfRenderer::new(Typefaces::embedded()));
+    let rendered = render_due(&pool, &renderer, workers, now).await?;
     let rendering = rendering.elapsed();
+    if rendered.rendered != u64::from(customers) {
+        return Err(format!("{rendered:?} of {customers} documents").into());
+    }
     Ok(Measure {
         customers,
         workers,
@@ -116,6 +121,7 @@ async fn measure(server: &PostgreSql, customers: u32, workers: usize) -> Result<
         ran,
         again,
         rendered: (rendered.rendered, rendering),
+        pdf_bytes: stage::pdf_bytes(&mut superuser).await?,
         grown: after.since(&before),
         memory: measures::memory_high_bytes(),
         steps: times.steps(),

@@ -16,6 +16,7 @@ pub(crate) struct Measure {
     pub(crate) ran: Duration,
     pub(crate) again: Duration,
     pub(crate) rendered: (u64, Duration),
+    pub(crate) pdf_bytes: i64,
     pub(crate) grown: Sizes,
     pub(crate) memory: Option<u64>,
     pub(crate) steps: Vec<(Point, Duration)>,
@@ -84,10 +85,11 @@ impl fmt::Display for Measure {
         writeln!(f, "  run again             {:.2?}, nothing issued", self.again)?;
         writeln!(
             f,
-            "  documents apart       {} of text in {:.2?}, {} a second",
+            "  PDFs apart            {} in {:.2?}, {} a second, {} bytes each",
             self.rendered.0,
             self.rendered.1,
-            rate(self.rendered.0, self.rendered.1)
+            rate(self.rendered.0, self.rendered.1),
+            each(self.pdf_bytes)
         )?;
         writeln!(
             f,

@@ -109,6 +109,13 @@ pub(crate) async fn superuser(server: &PostgreSql, database: &str) -> Result<PgC
     PgConnection::connect(&server.url(database, "postgres")).await
 }
 
+/// Bytes of all stored PDFs.
+pub(crate) async fn pdf_bytes(superuser: &mut PgConnection) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("select coalesce(sum(octet_length(bytes)), 0)::bigint from invoice_documents")
+        .fetch_one(superuser)
+        .await
+}
+
 pub(crate) async fn closed_totals(superuser: &mut PgConnection) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar("select count(*) from closed_totals").fetch_one(superuser).await
 }
