@@ -1,5 +1,9 @@
 //! Records and deliveries of every form: each counts once, by whatever way it comes, from the source that is declared.
 
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -148,4 +152,46 @@ fn an_export_is_summed_up_exactly_before_it_counts_and_no_store_is_opened() {
     assert!(site.run(["sources", "inspect", &cut]).succeeded().out.contains("IT ENDS EARLY"));
     assert!(site.run(["sources", "inspect", "none.csv"]).refusal().contains("cannot read none.csv"));
     assert!(!site.home().exists(), "nothing is opened");
+}
+
+/// What the fixtures come to stands beside them (fixtures/make_objects.py).
+#[test]
+fn notices_digests_samples_and_exports_of_the_fixtures_come_to_what_is_expected_of_them() {
+    let site = Site::new();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/objects");
+    let expected: Value = serde_json::from_slice(&fs::read(fixtures.join("expected.json")).unwrap()).unwrap();
+    for name in expected["files"].as_object().unwrap().keys() {
+        site.write(&format!("logs/{name}"), &fs::read(fixtures.join(name)).unwrap());
+    }
+    let all = &expected["all"];
+    let balance = site.json(["replay", "logs"]);
+    for member in ["read", "counted", "duplicates", "not_counted", "dead_letters", "files"] {
+        assert_eq!(balance[member], all[member], "{member}");
+    }
+    // Nobody says where objects are: each notice that names one is kept, too.
+    let named = all["not_counted"]["object_notice"].as_u64().unwrap();
+    assert_eq!(balance["beside"]["dead_letters"]["object_missing"], named);
+    let mut quantities = BTreeMap::<String, Vec<(Value, Value, Value)>>::new();
+    for row in all["rows"].as_array().unwrap() {
+        let meter = row["meter"].as_str().unwrap().to_owned();
+        let line = (row["account"].clone(), row["hour"].clone(), row["quantity"].clone());
+        quantities.entry(meter).or_default().push(line);
+    }
+    for (meter, expected) in quantities {
+        let from_to = ["--from", "2026-10-01T00:00:00Z", "--to", "2026-11-01T00:00:00Z"];
+        let words = [["usage", "--all", "--meter", &meter, "--group-by", "account,hour"].as_slice(), &from_to].concat();
+        let shown = site.json(words);
+        let rows = shown["rows"].as_array().unwrap().iter();
+        let rows: Vec<_> =
+            rows.map(|row| (row["account"].clone(), row["hour"].clone(), row["quantity"].clone())).collect();
+        assert_eq!(rows, expected, "{meter}");
+    }
+
+    // Two of the four objects come to light, as large as the notices say: ten notices name them.
+    for key in ["x.json.gz", "a+b.json.gz"] {
+        site.write(&format!("objects/trail-logs/AWSLogs/{key}"), b"\n");
+    }
+    let replayed = site.json(["dead-letters", "replay", "--objects", "objects"]);
+    assert_eq!((&replayed["resolved"], &replayed["counted"]), (&json!(10), &json!(0)), "{replayed}");
+    assert_eq!(replayed["still_open_by_reason"]["object_missing"], named - 10);
 }

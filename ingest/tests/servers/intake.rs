@@ -13,7 +13,7 @@ use ingest::intake::{Edge, Intake, IntakeError, IntakeRules, Sinks};
 use ingest::kinesis::StreamWriter;
 use ingest::manifest::{Manifest, Manifests};
 use ingest::notice::NamedObject;
-use ingest::object_store::S3Objects;
+use ingest::object_store::{ObjectStore, OpenError, Opened, S3Objects};
 use ingest::{Declarations, Meters, NotCounted, Reason, RunId, Timestamp, stream_format};
 use serde_json::json;
 
@@ -209,4 +209,48 @@ async fn a_store_that_fails_leaves_the_delivery_to_be_tried_again() {
     let failed = intake.take("events".into(), b"{}".to_vec()).await.unwrap_err();
     assert!(matches!(&failed, IntakeError::Sink(_)) && failed.is_passing(), "{failed}");
     kinesis.shutdown().await;
+}
+
+/// An object without end, and a word when nobody reads it any more.
+struct Endless(std::sync::mpsc::Sender<()>);
+
+impl std::io::Read for Endless {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let line = b"{\"Findings\":[]}\n";
+        let count = buffer.len() / line.len() * line.len();
+        buffer[..count].copy_from_slice(&line.repeat(count / line.len()));
+        Ok(count)
+    }
+}
+
+impl Drop for Endless {
+    fn drop(&mut self) {
+        let _ = self.0.send(());
+    }
+}
+
+#[derive(Clone)]
+struct EndlessObjects(std::sync::mpsc::Sender<()>);
+
+impl ObjectStore for EndlessObjects {
+    type Body = Endless;
+
+    async fn open(&self, _: &NamedObject) -> Result<Opened<Endless>, OpenError> {
+        Ok(Opened { body: Endless(self.0.clone()), signature: None, written_at: None })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_waits_for_any_more_is_not_read_on() {
+    let fixture = fixture().await;
+    let (said, has_ended) = std::sync::mpsc::channel();
+    let rules = IntakeRules { declared: Arc::new(Declarations::default()), meters: Arc::new(Meters::built_in()) };
+    let intake = Intake::new(fixture.sinks.clone(), EndlessObjects(said), rules, Edge { now, run_id });
+    let object = NamedObject::of_name("s3://trail-logs/endless.json").unwrap();
+    let taken = tokio::time::timeout(std::time::Duration::from_millis(50), intake.take_object(object)).await;
+    assert!(taken.is_err(), "it has no end");
+    // Its thread lets go of it.
+    tokio::task::spawn_blocking(move || has_ended.recv().unwrap()).await.unwrap();
+    drop(intake);
+    fixture.shutdown().await;
 }
