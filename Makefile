@@ -117,6 +117,15 @@ landing-zone: ## A generated month in every delivered form, replayed by the prog
 		SECUREBASE_LANDING_ZONE=$(or $(CUSTOMERS),3),$(or $(EVENTS),30000),$(or $(DAYS),29),$(or $(SEED),1) \
 		$(DEBUG)/with-postgres cargo test -p securebase --test cli -- --nocapture landing_zone::
 
+.PHONY: fuzz
+fuzz: ## Every reader under libFuzzer; SECONDS=60 for each, READER=NAME for one. Fetches libfuzzer-sys, builds a tree of its own, needs a C++ compiler
+	fuzz/run.sh $(or $(SECONDS),60) $(READER)
+
+.PHONY: chaos
+chaos: ## Real processes on embedded servers, killed at random moments behind a network that cuts; KILLS=300 EVENTS=200000 SEED=1
+	SECUREBASE_CHAOS_KILLS=$(or $(KILLS),300) SECUREBASE_CHAOS_EVENTS=$(or $(EVENTS),200000) SECUREBASE_CHAOS_SEED=$(or $(SEED),1) \
+		cargo test --release -p securebase --test cli -- --nocapture chaos::
+
 .PHONY: functions-report
 functions-report: ## Size, start, answers and memory of the Lambda functions, built for release
 	cargo build --release -p functions --bins

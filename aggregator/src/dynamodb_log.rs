@@ -87,7 +87,7 @@ impl CommitLog for DynamoDbLog {
                 .await
                 .map_err(|error| AwsError::new("Query", error))?;
             for item in page.items.unwrap_or_default() {
-                let entry = entry(&item);
+                let entry = entry_of_item(&item);
                 entries.push(entry.map_err(|source| ReadError::Item { partition: partition.clone(), source })?);
             }
             match page.last_evaluated_key {
@@ -102,7 +102,7 @@ impl CommitLog for DynamoDbLog {
             .client
             .put_item()
             .table_name(&self.table)
-            .set_item(Some(item(partition, entry)))
+            .set_item(Some(item_of_entry(partition, entry)))
             .condition_expression("attribute_not_exists(#partition)")
             .expression_attribute_names("#partition", "partition")
             .return_consumed_capacity(ReturnConsumedCapacity::Total);
@@ -122,7 +122,8 @@ impl CommitLog for DynamoDbLog {
     }
 }
 
-fn item(partition: &Partition, entry: &Entry) -> Item {
+/// An entry as it is stored.
+pub fn item_of_entry(partition: &Partition, entry: &Entry) -> Item {
     let bytes = |bytes: &[u8]| AttributeValue::B(Blob::new(bytes));
     let mut item = Item::from([
         ("partition".to_owned(), AttributeValue::S(partition.to_string())),
@@ -170,7 +171,8 @@ fn group_item(group: &EntryGroup) -> AttributeValue {
     ]))
 }
 
-fn entry(item: &Item) -> Result<Entry, ItemError> {
+/// Reads an entry back. What it says may still contradict the log it is in.
+pub fn entry_of_item(item: &Item) -> Result<Entry, ItemError> {
     let wrong = |attribute| ItemError { attribute };
     let list = |attribute| item.get(attribute).and_then(|value| value.as_l().ok()).ok_or(wrong(attribute));
     let content = if item.contains_key("split") {
@@ -271,7 +273,7 @@ mod tests {
         let stated = Content::Stated { slices: Vec::clone(&slices), facts };
         for content in [Content::Counted { slices, groups: vec![group] }, stated, Content::Split] {
             let stored = Entry { version: 3, commit: CommitId([9; 16]), content };
-            assert_eq!(entry(&item(&partition, &stored)).unwrap(), stored);
+            assert_eq!(entry_of_item(&item_of_entry(&partition, &stored)).unwrap(), stored);
         }
     }
 }

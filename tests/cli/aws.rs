@@ -18,7 +18,7 @@ use sqlx::{Connection, PgConnection};
 use crate::events::{ACCOUNT, object};
 use crate::support::{Serving, Site, block_on, now, run};
 
-const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+pub(crate) const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 
 /// The program with stores in AWS and no setting of them.
 fn in_aws(site: &Site, arguments: &[&str]) -> Command {
@@ -146,31 +146,35 @@ impl Services {
             .env("AWS_ENDPOINT_URL_DYNAMODB", self.dynamodb.endpoint());
     }
 
-    fn config(endpoint: &str) -> SdkConfig {
-        let credentials = Credentials::new("a", "b", None, None, "tests");
-        SdkConfig::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::new("eu-central-1"))
-            .credentials_provider(SharedCredentialsProvider::new(credentials))
-            .http_client(aws_smithy_http_client::Builder::new().build_http())
-            .endpoint_url(endpoint)
-            .build()
-    }
-
-    /// What the infrastructure makes before the program runs.
     fn create_stream_and_tables(&self, name: &str) {
-        block_on(async {
-            let kinesis = aws_sdk_kinesis::Client::new(&Self::config(self.kinesis.endpoint()));
-            kinesis.create_stream().stream_name(name).shard_count(1).send().await.unwrap();
-            let dynamodb = aws_sdk_dynamodb::Client::new(&Self::config(self.dynamodb.endpoint()));
-            let named = |table: &str| format!("{name}-{table}");
-            DynamoDbLog::new(dynamodb.clone(), named("commit-log")).ensure_table().await.unwrap();
-            Acknowledgements::new(dynamodb.clone(), named("acknowledgements"), || 0).ensure_table().await.unwrap();
-            Manifests::new(dynamodb.clone(), named("manifests"), || 0).ensure_table().await.unwrap();
-            DeadLetters::new(dynamodb.clone(), named("dead-letters"), || 0).ensure_table().await.unwrap();
-            Expectations::new(dynamodb, named("source-expectations"), || 0).ensure_table().await.unwrap();
-        });
+        create_stream_and_tables(&self.kinesis, &self.dynamodb, name);
     }
+}
+
+pub(crate) fn config(endpoint: &str) -> SdkConfig {
+    let credentials = Credentials::new("a", "b", None, None, "tests");
+    SdkConfig::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("eu-central-1"))
+        .credentials_provider(SharedCredentialsProvider::new(credentials))
+        .http_client(aws_smithy_http_client::Builder::new().build_http())
+        .endpoint_url(endpoint)
+        .build()
+}
+
+/// What the infrastructure makes before the program runs.
+pub(crate) fn create_stream_and_tables(kinesis: &Kinesis, dynamodb: &DynamoDb, name: &str) {
+    block_on(async {
+        let kinesis = aws_sdk_kinesis::Client::new(&config(kinesis.endpoint()));
+        kinesis.create_stream().stream_name(name).shard_count(1).send().await.unwrap();
+        let dynamodb = aws_sdk_dynamodb::Client::new(&config(dynamodb.endpoint()));
+        let named = |table: &str| format!("{name}-{table}");
+        DynamoDbLog::new(dynamodb.clone(), named("commit-log")).ensure_table().await.unwrap();
+        Acknowledgements::new(dynamodb.clone(), named("acknowledgements"), || 0).ensure_table().await.unwrap();
+        Manifests::new(dynamodb.clone(), named("manifests"), || 0).ensure_table().await.unwrap();
+        DeadLetters::new(dynamodb.clone(), named("dead-letters"), || 0).ensure_table().await.unwrap();
+        Expectations::new(dynamodb, named("source-expectations"), || 0).ensure_table().await.unwrap();
+    });
 }
 
 #[test]

@@ -8,6 +8,7 @@
 mod accounts;
 mod aws;
 mod billing;
+mod chaos;
 mod closing;
 mod dead_letters;
 mod demo;

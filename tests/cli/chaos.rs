@@ -1,0 +1,347 @@
+//! Real processes, killed at any moment, on embedded servers and a PostgreSQL of their own, behind a network that cuts.
+//!
+//! Two processes count and two read, with stores as in AWS. They are killed and started again; PostgreSQL is killed too, and
+//! recovers; a proxy before each server delays, cuts and half-closes. At the end counters, rows and the invoice are what the
+//! naive recount and the plan of the logs say. `make chaos` does it some hundred times; here a few.
+
+mod proxy;
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::Client;
+use benches::cloudtrail::{LOGS_FOLDER, Plan, write_month};
+use embedded::{Durability, DynamoDb, Kinesis, KinesisOptions, PostgreSql, PostgresOptions};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde_json::Value;
+
+use crate::aws::{KEY, config, create_stream_and_tables};
+use crate::support::{block_on, clean, now, pid_of};
+use proxy::Deeds;
+
+const NAME: &str = "chaos";
+/// How long a process may take that nobody kills.
+const CALM_SECONDS_MAX: u64 = 900;
+/// One kill in so many is PostgreSQL's.
+const DATABASE_KILL: u64 = 8;
+
+/// How much: by `SECUREBASE_CHAOS_KILLS`, `_EVENTS` and `_SEED`.
+fn setting(name: &str, usual: u64) -> u64 {
+    env::var(format!("SECUREBASE_CHAOS_{name}")).ok().map_or(usual, |text| text.parse().unwrap())
+}
+
+/// Servers that outlive every kill, and the ways to them.
+struct World {
+    folder: tempfile::TempDir,
+    kinesis: Kinesis,
+    dynamodb: DynamoDb,
+    database: Option<PostgreSql>,
+    database_port: u16,
+    /// Ports of Kinesis, DynamoDB and PostgreSQL as the processes see them.
+    ports: [u16; 3],
+    deeds: Arc<Deeds>,
+}
+
+fn port_of(endpoint: &str) -> u16 {
+    endpoint.rsplit(':').next().unwrap().parse().unwrap()
+}
+
+impl World {
+    fn start(seed: u64) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let deeds = Arc::<Deeds>::default();
+        block_on(async {
+            let kinesis = Kinesis::start(KinesisOptions::default()).await.unwrap();
+            let dynamodb = DynamoDb::in_memory().await.unwrap();
+            let database = start_database(folder.path(), None).await;
+            let database_port = database.port();
+            let mut ports = [port_of(kinesis.endpoint()), port_of(dynamodb.endpoint()), database_port];
+            for (number, port) in (1_u64..).zip(&mut ports) {
+                *port = proxy::start(*port, seed << 8 | number, Arc::clone(&deeds)).await;
+            }
+            Self { folder, kinesis, dynamodb, database: Some(database), database_port, ports, deeds }
+        })
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let [kinesis, dynamodb, database] = self.ports;
+        let mut command = clean(env!("CARGO_BIN_EXE_securebase"));
+        let url = |role: &str| format!("postgres://{role}@127.0.0.1:{database}/postgres");
+        command
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .env("SECUREBASE_STORES", "aws")
+            .env("SECUREBASE_NAME", NAME)
+            .env("SECUREBASE_FLUSH_MS", "20")
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .env("AWS_CONFIG_FILE", "/dev/null")
+            .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+            .env("AWS_REGION", "eu-central-1")
+            .env("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+            .env("AWS_SECRET_ACCESS_KEY", "s3cret")
+            .env("AWS_ENDPOINT_URL_KINESIS", format!("http://127.0.0.1:{kinesis}"))
+            .env("AWS_ENDPOINT_URL_DYNAMODB", format!("http://127.0.0.1:{dynamodb}"))
+            .env("DATABASE_URL", url("postgres"))
+            .env("SECUREBASE_APP_DATABASE_URL", url("securebase_app"))
+            .env("SECUREBASE_TENANT_KEY", KEY)
+            .env("SECUREBASE_SESSION_KEYS", format!(r#"{{"keys":[{{"id":"test","secret":"{KEY}"}}]}}"#));
+        command
+    }
+
+    /// Starts a process that says what it says to a file.
+    fn spawn(&self, arguments: &[&str], said: &str) -> Process {
+        let (out, err) =
+            (self.folder.path().join(format!("{said}.out")), self.folder.path().join(format!("{said}.err")));
+        let mut command = self.command(arguments);
+        command.stdout(File::create(&out).unwrap()).stderr(File::create(&err).unwrap()).stdin(Stdio::null());
+        Process { child: command.spawn().unwrap(), out, err }
+    }
+
+    /// Runs a command until it succeeds; a network that cuts may make it fail before.
+    fn insist(&self, arguments: &[&str]) -> Value {
+        let started = now();
+        loop {
+            let mut process = self.spawn(arguments, "insisting");
+            let status = process.child.wait().unwrap();
+            if status.success() {
+                let said = std::fs::read_to_string(&process.out).unwrap();
+                return serde_json::from_str(said.lines().last().unwrap_or_default()).unwrap_or(Value::Null);
+            }
+            let err = || std::fs::read_to_string(&process.err).unwrap();
+            // A failure that has nothing to do with the network stays.
+            assert!(
+                started.elapsed().as_secs() < CALM_SECONDS_MAX && status.code() == Some(1),
+                "{arguments:?}: {}",
+                err()
+            );
+        }
+    }
+
+    /// Kills the server that accepts connections, in the middle of whatever it does, and starts it again.
+    fn kill_database(&mut self) {
+        let database = self.database.take().unwrap();
+        kill(Pid::from_raw(i32::try_from(database.pid()).unwrap()), Signal::SIGKILL).unwrap();
+        drop(database);
+        self.database = Some(block_on(start_database(self.folder.path(), Some(self.database_port))));
+    }
+
+    /// Write units that everything in the tables cost to put there.
+    fn units(&self) -> u64 {
+        let client = Client::new(&config(self.dynamodb.endpoint()));
+        block_on(async {
+            let mut units = 0;
+            for table in ["commit-log", "acknowledgements", "manifests"] {
+                let mut start = None;
+                loop {
+                    let scan = client.scan().table_name(format!("{NAME}-{table}")).set_exclusive_start_key(start);
+                    let page = scan.send().await.unwrap();
+                    units += page.items().iter().map(ingest::dynamodb::item_units).sum::<u64>();
+                    start = page.last_evaluated_key;
+                    if start.is_none() {
+                        break;
+                    }
+                }
+            }
+            units
+        })
+    }
+
+    fn prepare(&self, plan: &Plan) {
+        create_stream_and_tables(&self.kinesis, &self.dynamodb, NAME);
+        let customer = ["customers", "add", "acme", "--name", "A", "--tier", "standard"];
+        let contract = ["--contract-start", "2024-01-01T00:00:00Z"];
+        // Saying the same again changes nothing, so an answer that is lost is asked for again.
+        self.insist(&[customer.as_slice(), &contract].concat());
+        for account in 0..plan.accounts {
+            let account = plan.account(account);
+            self.insist(&["accounts", "register", &account, "--customer", "acme", "--from", "2024-01-01T00:00:00Z"]);
+        }
+    }
+}
+
+async fn start_database(folder: &Path, port: Option<u16>) -> PostgreSql {
+    let directory = folder.join("postgres");
+    PostgreSql::start(PostgresOptions { directory, durability: Durability::Durable, port }).await.unwrap()
+}
+
+struct Process {
+    child: Child,
+    out: PathBuf,
+    err: PathBuf,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Who there is: two that count, two that read.
+fn arguments(which: usize, logs: &str) -> Vec<&str> {
+    match which {
+        0 | 1 => vec!["serve", "--listen", "127.0.0.1:0"],
+        _ => vec!["replay", "--resume", logs, "--json"],
+    }
+}
+
+#[derive(Default)]
+struct Met {
+    kills: u64,
+    database_kills: u64,
+    /// Processes that ended by themselves with an error.
+    gave_up: u64,
+    replays_done: u64,
+}
+
+/// Kills processes at random moments and starts them again.
+fn rage(world: &mut World, logs: &str, kills: u64, rng: &mut StdRng) -> Met {
+    let mut met = Met::default();
+    let mut cast: Vec<Process> = (0..4).map(|n| world.spawn(&arguments(n, logs), &format!("process-{n}"))).collect();
+    while met.kills < kills {
+        // The moment has to be any: there is nothing to wait for.
+        thread::sleep(Duration::from_millis(rng.random_range(50..900)));
+        for (number, process) in cast.iter_mut().enumerate() {
+            let Some(status) = process.child.try_wait().unwrap() else { continue };
+            if status.success() {
+                // Everything was read: now again, whatever is done already.
+                met.replays_done += 1;
+                *process = world.spawn(&["replay", logs, "--json"], &format!("process-{number}"));
+            } else {
+                met.gave_up += 1;
+                *process = world.spawn(&arguments(number, logs), &format!("process-{number}"));
+            }
+        }
+        met.kills += 1;
+        if met.kills.is_multiple_of(DATABASE_KILL) {
+            met.database_kills += 1;
+            world.kill_database();
+            continue;
+        }
+        // Readers more often: who counts reads the stream from its beginning again.
+        let number = if rng.random_range(0..4) == 0 { rng.random_range(0..2) } else { rng.random_range(2..4) };
+        kill(pid_of(&cast[number].child), Signal::SIGKILL).unwrap();
+        cast[number].child.wait().unwrap();
+        cast[number] = world.spawn(&arguments(number, logs), &format!("process-{number}"));
+    }
+    met
+}
+
+/// Kills a command a few times before it may come to its end.
+fn interrupted(world: &World, words: &[&str], rng: &mut StdRng) -> (Value, u64) {
+    let kills = 2;
+    for _ in 0..kills {
+        let mut process = world.spawn(words, "interrupted");
+        thread::sleep(Duration::from_millis(rng.random_range(20..700)));
+        let _ = process.child.kill();
+        process.child.wait().unwrap();
+    }
+    (world.insist(words), kills)
+}
+
+type Counts = BTreeMap<(String, String, String, String), u64>;
+
+fn counts(usage: &Value) -> Counts {
+    let text = |row: &Value, name: &str| row[name].as_str().unwrap().to_owned();
+    let rows = usage["rows"].as_array().unwrap().iter();
+    rows.map(|row| {
+        let key = (text(row, "account"), text(row, "hour"), text(row, "region"), text(row, "category"));
+        (key, text(row, "quantity").parse().unwrap())
+    })
+    .collect()
+}
+
+#[test]
+fn nothing_is_lost_or_counted_twice_whatever_is_killed_or_cut() {
+    let (kills, events, seed) = (setting("KILLS", 8), setting("EVENTS", 1_500), setting("SEED", 1));
+    let folder = tempfile::tempdir().unwrap();
+    let from = "2026-10-01T00:00:00Z".parse().unwrap();
+    // Many small objects: most kills hit in the middle of some.
+    let files = Some((events / 50).max(20));
+    let plan = Plan { files, duplicates_percent: 2, late_percent: 3, ..Plan::new(seed, events, 3, from, 744) };
+    let answer = write_month(folder.path(), &plan).unwrap();
+    let logs = folder.path().join(LOGS_FOLDER);
+    let logs = logs.to_str().unwrap();
+    let mut rng = StdRng::seed_from_u64(seed);
+
+    let mut world = World::start(seed);
+    world.prepare(&plan);
+    let began = now();
+    let mut met = rage(&mut world, logs, kills, &mut rng);
+    let raged = began.elapsed();
+    let served = world.spawn(&arguments(0, logs), "serving");
+    world.deeds.calm();
+    let balance = world.insist(&["replay", "--resume", logs, "--json"]);
+    let again = world.insist(&["replay", logs, "--json"]);
+    let status = world.insist(&["status", "--json"]);
+    drop(served);
+
+    // What every file says once more is known, and the rows are those of the plan.
+    assert_eq!((again["read"].as_u64(), again["counted"].as_u64()), (Some(answer.records), Some(0)), "{again}");
+    let grouped = ["--group-by", "account,hour,region,category", "--meter", "cloudtrail_events"];
+    let usage = world.insist(&[["usage", "--all", "--json"].as_slice(), &grouped].concat());
+    let expected: Counts = answer
+        .rows
+        .iter()
+        .map(|(row, count)| {
+            let hour = ingest::Hour::from_number(row.hour).unwrap().start().to_string();
+            ((row.account.clone(), hour, row.region.to_owned(), row.category.to_owned()), *count)
+        })
+        .collect();
+    let found = counts(&usage);
+    let (total, expected_total) = (found.values().sum::<u64>(), expected.values().sum::<u64>());
+    assert_eq!(total, expected_total, "events");
+    let differs = found.iter().find(|(key, count)| expected.get(*key) != Some(*count));
+    assert!(
+        differs.is_none() && found.len() == expected.len(),
+        "rows differ: {differs:?}, {:?}",
+        expected.first_key_value()
+    );
+
+    let close = ["close", "--period", "2026-10", "--override", "logs without digest files", "--by", "chaos", "--json"];
+    met.kills += interrupted(&world, &close, &mut rng).1;
+    met.kills += interrupted(&world, &["invoice", "run", "--period", "2026-10", "--json"], &mut rng).1;
+    let invoices = world.insist(&["invoice", "list", "--json"]);
+    assert_eq!(invoices["invoices"].as_array().unwrap().len(), 1, "{invoices}");
+    world.insist(&["verify", logs, "--period", "2026-10"]);
+
+    let mut calm = World::start(seed);
+    calm.deeds.calm();
+    calm.prepare(&plan);
+    let serving = calm.spawn(&arguments(0, logs), "serving");
+    calm.insist(&["replay", logs, "--json"]);
+    calm.insist(&["replay", logs, "--json"]);
+    drop(serving);
+    let (units, calm_units) = (world.units(), calm.units());
+    calm.database = None;
+
+    let Met { kills, database_kills, gave_up, replays_done } = met;
+    let deed = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
+    println!(
+        "{kills} kills in {:.0} s, {database_kills} of them PostgreSQL's; {gave_up} processes gave up, {replays_done} read all\n\
+         {} connections: {} delayed, {} cut, {} half-closed\n\
+         {} events, {} copies, difference 0; the last readings: {balance}, {again}\n\
+         met by those who count: {}\n\
+         write units of what is stored: {units} with faults, {calm_units} without\n\
+         {}",
+        raged.as_secs_f64(),
+        deed(&world.deeds.connections),
+        deed(&world.deeds.delayed),
+        deed(&world.deeds.cut),
+        deed(&world.deeds.half_closed),
+        answer.events,
+        answer.duplicates,
+        status["last_24_hours"],
+        invoices["invoices"],
+    );
+}
