@@ -49,7 +49,7 @@ pub(crate) const TARGETS: &[Target] = &[
     target("focus", &["fixtures/objects"], focus),
     target("digest", &["fixtures/objects"], |input| drop(Digest::parse(input))),
     target("sample", &["fixtures/objects"], |input| drop(sample::fact(input, &Meters::built_in(), now()))),
-    target("object-name", &["fuzz/corpus/evidence"], object_name),
+    target("object-name", &["fuzz/corpus/object-name"], object_name),
     target("stream", &["fuzz/corpus/stream"], stream),
     target("entry", &["fuzz/corpus/entry"], entry),
     target("evidence", &["fuzz/corpus/evidence"], evidence),
