@@ -349,7 +349,7 @@ const TOTALS: &str = "
     group by account_id, meter, window_start having sum(total) <> 0";
 
 // What an invoice bills of a meter, and the closed total it was made from if a newer cut is there: what came since is on other
-// invoices and credit notes.
+// invoices and credit notes. Lines that bill the highest hour are no sums.
 const INVOICES: &str = "
     select i.invoice_number, i.customer_id, l.meter, trim_scale(sum(l.quantity_raw))::text as quantity,
         case when i.close_id is distinct from (
@@ -364,6 +364,9 @@ const INVOICES: &str = "
     join invoice_lines l using (invoice_id, customer_id)
     where i.period_start = $1 and i.invoice_number is not null and l.meter is not null and i.kind in ('monthly', 'final')
         and ($2::text is null or i.customer_id = $2)
+        and not exists (
+            select from jsonb_array_elements(i.snapshot -> 'invoice' -> 'lines') s
+            where s ->> 'item' = l.item and s -> 'pricing' ->> 'aggregation' = 'peak')
     group by i.invoice_number, i.customer_id, i.period_start, i.close_id, l.meter
     order by i.invoice_number, l.meter";
 
