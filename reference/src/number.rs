@@ -5,8 +5,8 @@ use std::ops::{AddAssign, Mul};
 
 use num_bigint::BigInt;
 
-/// Most digits that a source may write on either side of the point.
-const DIGITS_MAX: usize = 18;
+/// Most decimals that are kept.
+const DECIMALS_MAX: i64 = 18;
 const TEXT_BYTES_MAX: usize = 64;
 
 /// An exact decimal number.
@@ -14,11 +14,18 @@ const TEXT_BYTES_MAX: usize = 64;
 pub struct Number(BigInt);
 
 impl Number {
-    /// Reads a decimal number, with or without an exponent; `None` for anything else, or more than 18 digits on either side.
+    /// Reads a decimal number as a source may write it, with or without an exponent; `None` for anything else, or more than 18
+    /// digits on either side.
     pub fn read(text: &str) -> Option<Self> {
         if TEXT_BYTES_MAX < text.len() {
             return None;
         }
+        let largest = Self(BigInt::from(10).pow(36));
+        Self::read_sum(text).filter(|number| -largest.0.clone() < number.0 && *number < largest)
+    }
+
+    /// Reads a decimal number however large, as sums of what sources write may be; of at most 18 decimals.
+    pub fn read_sum(text: &str) -> Option<Self> {
         let (mantissa, exponent) = match text.find(['e', 'E']) {
             Some(at) => (&text[..at], exponent(&text[at + 1..])?),
             None => (text, 0),
@@ -38,11 +45,7 @@ impl Number {
         // The number is `significant` times 10 to this.
         let power =
             exponent - i64::try_from(fraction.len()).ok()? + i64::try_from(digits.len() - significant.len()).ok()?;
-        let before_point = i64::try_from(significant.len()).ok()? + power;
-        if power < -i64::try_from(DIGITS_MAX).ok()? || i64::try_from(DIGITS_MAX).ok()? < before_point {
-            return None;
-        }
-        let zeros = "0".repeat(usize::try_from(power + 18).ok()?);
+        let zeros = "0".repeat(usize::try_from(power + DECIMALS_MAX).ok()?);
         let sign = if mantissa.starts_with('-') { "-" } else { "" };
         format!("{sign}{significant}{zeros}").parse().ok().map(Self)
     }
@@ -138,6 +141,14 @@ mod tests {
         for bad in ["", ".", "-", "1e", "1e+", "1,5", " 1", "1e12345", "0.0000000000000000001", "1e18", "NaN", "0x1"] {
             assert_eq!(Number::read(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_sum_may_be_larger_than_what_a_source_writes() {
+        let sum = "1234567890123456789012.000000000000000001";
+        assert_eq!(Number::read(sum), None);
+        assert_eq!(Number::read_sum(sum).unwrap().to_string(), sum);
+        assert_eq!(Number::read_sum("1/3"), None);
     }
 
     #[test]

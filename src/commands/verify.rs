@@ -10,7 +10,7 @@ use aggregator::directory::CustomerId;
 use aggregator::meters::MeterBook;
 use anyhow::Context;
 use ingest::{Aggregation, Timestamp};
-use reference::{Adds, Line, Rules, is_built_in};
+use reference::{Adds, Line, Number, Rules, is_built_in};
 use serde_json::{Value, json};
 
 use crate::cli::{self, Global};
@@ -106,12 +106,12 @@ fn check_invoice(path: &Path, evidence: &EvidenceFile) -> anyhow::Result<()> {
         "{}: the invoice is for the evidence {named}, the file is {sha256}: export the evidence of the invoice's cut",
         at()
     );
-    for (meter, billed) in billed(&invoice) {
-        if evidence.meters.get(&meter).is_none_or(|aggregation| aggregation != "count") {
-            continue;
-        }
+    for (meter, billed) in billed(&invoice, evidence) {
         let of_meter = evidence.lines.iter().filter(|(line, _)| line.meter == meter);
-        let claimed: u64 = of_meter.filter_map(|(_, claim)| claim.total.parse::<u64>().ok()).sum();
+        let mut claimed = Number::default();
+        for total in of_meter.filter_map(|(_, claim)| Number::read_sum(&claim.total)) {
+            claimed += &total;
+        }
         anyhow::ensure!(
             billed == claimed,
             "{}: the invoice bills {billed} of {meter}, its evidence has {claimed}",
@@ -130,14 +130,16 @@ fn find<'a>(value: &'a Value, name: &str) -> Option<&'a Value> {
     }
 }
 
-/// Whole quantities of usage lines, by meter.
-fn billed(invoice: &Value) -> std::collections::BTreeMap<String, u64> {
-    let mut billed = std::collections::BTreeMap::new();
+/// What usage lines bill of each meter, in raw units. Lines that do not say it, and those of a highest hour, are left out.
+fn billed(invoice: &Value, evidence: &EvidenceFile) -> BTreeMap<String, Number> {
+    let mut billed = BTreeMap::<String, Number>::new();
     let lines = find(invoice, "lines").and_then(Value::as_array).into_iter().flatten();
-    for line in lines {
-        let (Some(meter), Some(quantity)) = (line["meter"].as_str(), line["quantity"].as_str()) else { continue };
-        if let Ok(quantity) = quantity.parse::<u64>() {
-            *billed.entry(meter.to_owned()).or_default() += quantity;
+    for line in lines.filter(|line| line["aggregation"] != "peak") {
+        let Some(meter) = line["meter"].as_str() else { continue };
+        let is_counted = evidence.meters.get(meter).is_some_and(|aggregation| aggregation == "count");
+        let raw = line["quantity_raw"].as_str().or_else(|| line["quantity"].as_str().filter(|_| is_counted));
+        if let Some(raw) = raw.and_then(Number::read_sum) {
+            *billed.entry(meter.to_owned()).or_default() += &raw;
         }
     }
     billed

@@ -110,6 +110,20 @@ fn every_form_is_recounted_and_what_was_lost_or_changed_is_named() {
     assert_eq!(same["lines"], same["lines_agreeing"]);
     let (code, lost) = verify(&away, &options, &fewer);
     assert_eq!((code, &lost["agrees"]), (Some(4), &json!(false)));
+    // The invoice bills what its evidence has, to the byte-second.
+    let number = issued["results"][0]["invoice"]["number"].as_str().unwrap();
+    let mut invoice = site.json(["invoice", "show", number]);
+    let with_invoice = |invoice: &Value| {
+        let file = site.write("invoice.json", invoice.to_string().as_bytes());
+        let options = ["verify", "--evidence", &evidence, "--invoice", &file, "--sources", declared.to_str().unwrap()];
+        crate::support::run(away.command(options).args(&paths))
+    };
+    with_invoice(&invoice).succeeded();
+    let line =
+        invoice["lines"].as_array_mut().unwrap().iter_mut().find(|line| line["meter"] == "log_storage_gb").unwrap();
+    line["quantity_raw"] = json!(format!("{}1", line["quantity_raw"].as_str().unwrap()));
+    let refused = with_invoice(&invoice);
+    assert!(refused.refusal().contains("of log_storage_gb, its evidence has"), "{refused:?}");
     let trail_only = verify(&away, &options, &paths[..1]).1;
     assert!(744 <= trail_only["lines_not_checked"]["nat_gateway_bytes"].as_u64().unwrap(), "{trail_only}");
 
