@@ -95,6 +95,11 @@ load: ## Latency of the API under load, endpoint by endpoint, beside a bare rout
 	cargo build --release --bin securebase
 	cargo bench -p api --bench load -- --server $(abspath $(TARGET)/release/securebase) $(ARGS)
 
+.PHONY: visible
+visible: ## How long after it was sent usage is visible in the API; ARGS='--samples 100 --flush-ms 1000'
+	cargo build --release --bin securebase
+	$(PYTHON) checks/visible.py $(TARGET)/release/securebase $(ARGS)
+
 .PHONY: mapping
 mapping: ## The Lambda functions behind a simulated event source mapping that lets everything go wrong; SEEDS=100 FIRST_SEED=1
 	SECUREBASE_MAPPING_SEEDS=$(or $(SEEDS),100) SECUREBASE_MAPPING_FIRST_SEED=$(or $(FIRST_SEED),1) \

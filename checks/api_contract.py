@@ -65,11 +65,11 @@ def install(tools, *packages):
 class Home:
     """The program on a new home."""
 
-    def __init__(self, binary, directory):
-        self.binary, self.directory = str(pathlib.Path(binary).resolve()), str(directory)
+    def __init__(self, binary, directory, *options):
+        self.binary, self.directory, self.options = str(pathlib.Path(binary).resolve()), str(directory), options
 
     def words(self, *words):
-        return [self.binary, "--home", self.directory, *words]
+        return [self.binary, "--home", self.directory, *self.options, *words]
 
     def run(self, *words, fails=False):
         done = subprocess.run(self.words(*words, "--json"), stdin=subprocess.DEVNULL, capture_output=True, text=True)

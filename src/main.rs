@@ -34,16 +34,20 @@ use tokio::signal::unix;
 /// The exit code of a process that was interrupted (POSIX: 128 + SIGINT).
 const INTERRUPTED: u8 = 130;
 
+/// Lines of text, or of JSON for who collects logs.
+fn log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SECUREBASE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
+    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).with_target(false);
+    match std::env::var("SECUREBASE_LOG_FORMAT").as_deref() {
+        Ok("json") => log.json().flatten_event(true).init(),
+        _ => log.init(),
+    }
+}
+
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("SECUREBASE_LOG")
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error")),
-        )
-        .with_target(false)
-        .init();
+    log();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return print::failure(&anyhow::Error::new(error).context("cannot start the runtime")),

@@ -45,7 +45,7 @@ impl fmt::Debug for SampleDoor {
 /// Usage samples in CloudEvents 1.0: one, a batch, or one in binary mode.
 #[utoipa::path(post, path = "/v1/samples", operation_id = "take_samples", tag = "operators", security(("key" = ["admin"])),
     request_body(description = "CloudEvents 1.0 as JSON, at most 1000 and 1 MiB: `application/cloudevents+json`, `application/cloudevents-batch+json`, or the binary mode (`ce-` headers and JSON)",
-        content((Object = "application/cloudevents-batch+json"), (Object = "application/cloudevents+json"), (Object = "application/json"))),
+        content((Vec<crate::schemas::CloudEventSchema> = "application/cloudevents-batch+json"), (crate::schemas::CloudEventSchema = "application/cloudevents+json"), (Object = "application/json"))),
     responses(
         (status = 202, description = "All of them are taken: `read`, `usage`, `not_counted` and `dead_letters`", body = Object),
     ))]

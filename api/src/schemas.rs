@@ -68,3 +68,23 @@ pub(crate) struct InvoiceSummarySchema {
     /// The last second in which it is paid in time.
     due_at: String,
 }
+
+/// A usage sample in its envelope (CloudEvents 1.0, structured mode).
+#[derive(ToSchema)]
+#[schema(as = CloudEvent)]
+#[expect(dead_code, reason = "only its description is used")]
+pub(crate) struct CloudEventSchema {
+    /// `1.0`.
+    specversion: String,
+    id: String,
+    source: String,
+    /// The meter.
+    r#type: String,
+    /// The account, 12 digits.
+    subject: String,
+    /// RFC 3339: when it was measured.
+    time: String,
+    /// `resource`, `value` and `unit`, and what else the meter takes.
+    #[schema(value_type = Object)]
+    data: String,
+}

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what fails to unwrap fails the test")]
 
 mod access;
+mod attacks;
 mod audit;
 mod client;
 mod document;
