@@ -7,7 +7,6 @@
 //! Ends with 1 when an answer was not 200. Times are printed beside what is aimed at, and nothing is made of them.
 
 #![expect(clippy::unwrap_used, reason = "a bench that cannot go on ends")]
-#![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
 
 mod bare;
 mod client;

@@ -81,7 +81,7 @@ async fn issue(stage: &Stage, months: &[&str]) -> Vec<InvoiceDocument> {
         let report = billing::issue(&billing, &request, now).await.unwrap();
         for result in report.results {
             let Outcome::Issued(invoice) = result.outcome else { panic!("{:?}", result.outcome) };
-            let stored = load_invoice(&mut *billing.acquire().await.unwrap(), &invoice.id).await.unwrap();
+            let stored = load_invoice(&mut billing.acquire().await.unwrap(), &invoice.id).await.unwrap();
             issued.push(stored.unwrap());
         }
     }
