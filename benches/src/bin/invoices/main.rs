@@ -1,7 +1,7 @@
 //! The monthly run on a real PostgreSQL: invoices a second, memory, bytes, and where the time goes.
 //!
-//! The cluster is private and durable: every commit waits for the disk. Closes are written as the aggregator writes them, by
-//! the aggregator's role; the run is the library function that the command line and the Lambda call.
+//! The cluster is private and durable: every commit waits for the disk. Closes hold what the aggregator writes into
+//! them; the run is the library function that the command line and the Lambda call.
 
 mod clock;
 mod measures;
