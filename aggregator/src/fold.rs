@@ -1,6 +1,8 @@
 //! A batch against what is known: what is new, what is a duplicate, what was delivered before.
 
 mod facts;
+#[cfg(test)]
+mod random_batches;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 

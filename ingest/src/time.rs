@@ -225,6 +225,24 @@ impl fmt::Debug for Window {
 mod tests {
     use super::*;
 
+    proptest::proptest! {
+        #[test]
+        fn every_instant_is_in_one_hour_and_one_day_and_their_keys_name_them(
+            micros in Timestamp::MIN.micros()..=Timestamp::MAX.micros() - 86_400_000_000,
+        ) {
+            let at = Timestamp::from_micros(micros).unwrap();
+            let (hour, day) = (at.hour(), at.day());
+            for (start, seconds) in [(hour.start(), 3_600), (day.start(), 86_400)] {
+                proptest::prop_assert!(start <= at && at < start.saturating_add_secs(seconds), "{} {}", start, at);
+            }
+            proptest::prop_assert_eq!(hour.day(), day);
+            for window in [Window::Hour(hour), Window::Day(day)] {
+                proptest::prop_assert_eq!(Window::parse_key(&window.to_string()), Ok(window));
+            }
+            proptest::prop_assert_eq!(Timestamp::parse_rfc3339(&at.to_string()), Ok(at));
+        }
+    }
+
     #[test]
     fn every_written_form_of_an_instant_is_read_and_nothing_else() {
         let noon = Timestamp::parse_rfc3339("2026-10-01T12:00:00Z").unwrap();
