@@ -113,7 +113,7 @@ sim: ## The whole chain in one thread, from seeds, with everything that can go w
 .PHONY: soak
 soak: ## The same with new seeds and longer histories until the time is over; SECONDS=600 FIRST_SEED=1000000
 	cargo build --release -p benches --bin sim
-	$(TARGET)/release/sim --seeds 1000000000 --seconds $(or $(SECONDS),600) --first-seed $(or $(FIRST_SEED),1000000) --steps $(or $(STEPS),3000)
+	$(TARGET)/release/sim --seeds 1000000000 --seconds $(or $(SECONDS),600) --first-seed $(or $(FIRST_SEED),1000000) --steps $(or $(STEPS),1500)
 
 .PHONY: landing-zone
 landing-zone: ## A generated month in every delivered form, replayed by the program and compared with its known answer; CUSTOMERS=3 EVENTS=30000 DAYS=29 SEED=1
