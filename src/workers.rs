@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aggregator::acknowledgement::AcknowledgementError;
-use aggregator::aggregator::{Aggregator, Counters};
+use aggregator::aggregator::{Aggregator, Counters, CountersSnapshot};
 use aggregator::commit::Gain;
 use aggregator::commit_log::ReadError;
 use aggregator::consumer::{Checkpoint, ConsumerOptions, consume};
@@ -61,7 +61,8 @@ impl Workers {
         let sweep = Sweep::new(roll_up, stores.acknowledgements(), AccountDirectory::new(pool.clone()));
         let counters = Arc::new(Counters::default());
         let record = WorkerRecord::new(pool, edge::run_id().to_string(), edge::now());
-        let mut worker = RollUpWorker { sweep, refused: BTreeSet::new(), counters: counters.clone(), record };
+        let mut worker =
+            RollUpWorker { sweep, refused: BTreeSet::new(), counters: counters.clone(), recorded: None, record };
         worker.sweep().await?;
 
         let (failed, failure) = watch::channel(None);
@@ -147,6 +148,8 @@ struct RollUpWorker {
     refused: BTreeSet<Partition>,
     /// What the aggregators of this process have met.
     counters: Arc<Counters>,
+    /// What the record says of them.
+    recorded: Option<CountersSnapshot>,
     record: WorkerRecord,
 }
 
@@ -172,13 +175,24 @@ impl RollUpWorker {
     async fn sweep(&mut self) -> Result<(), SweepError> {
         let swept = until_done(|| self.sweep.run(edge::now())).await?;
         self.say(swept.refused);
-        until_done(|| self.record.write(self.counters.snapshot(), edge::now())).await
+        self.recorded = None;
+        self.keep_record().await
+    }
+
+    /// Writes down what was met, if there is more than the record says: a process may be killed long before its next sweep.
+    async fn keep_record(&mut self) -> Result<(), SweepError> {
+        let counters = self.counters.snapshot();
+        if self.recorded != Some(counters) {
+            until_done(|| self.record.write(counters, edge::now())).await?;
+            self.recorded = Some(counters);
+        }
+        Ok(())
     }
 
     async fn apply(&mut self, gains: Vec<Gain>) -> Result<(), SweepError> {
         let refused = until_done(|| self.sweep.roll_up().apply(gains.clone(), edge::now())).await?;
         self.say(refused);
-        Ok(())
+        self.keep_record().await
     }
 
     fn say(&mut self, refused: Vec<Refused>) {

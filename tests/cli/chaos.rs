@@ -6,7 +6,7 @@
 
 mod proxy;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -16,9 +16,11 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
+use aggregator::acknowledgement::Acknowledgements;
 use aws_sdk_dynamodb::Client;
 use benches::cloudtrail::{LOGS_FOLDER, Plan, write_month};
 use embedded::{Durability, DynamoDb, Kinesis, KinesisOptions, PostgreSql, PostgresOptions};
+use ingest::RunId;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rand::rngs::StdRng;
@@ -38,6 +40,20 @@ const DATABASE_KILL: u64 = 8;
 /// How much: by `SECUREBASE_CHAOS_KILLS`, `_EVENTS` and `_SEED`.
 fn setting(name: &str, usual: u64) -> u64 {
     env::var(format!("SECUREBASE_CHAOS_{name}")).ok().map_or(usual, |text| text.parse().unwrap())
+}
+
+/// What the tables hold at the end. Write units are those of what stands: of the puts that landed.
+#[derive(Default)]
+struct Stored {
+    log_units: u64,
+    acknowledgement_units: u64,
+    manifest_units: u64,
+    /// Readings of objects of which anything is acknowledged.
+    readings: usize,
+    slices: usize,
+    /// One a delivery of a slice; more than there are slices where slices were delivered again.
+    acknowledgements: usize,
+    duplicates: u64,
 }
 
 /// Servers that outlive every kill, and the ways to them.
@@ -135,24 +151,45 @@ impl World {
         self.database = Some(block_on(start_database(self.folder.path(), Some(self.database_port))));
     }
 
-    /// Write units that everything in the tables cost to put there.
-    fn units(&self) -> u64 {
+    /// What stands in the tables, and what it cost to put there.
+    fn stored(&self) -> Stored {
         let client = Client::new(&config(self.dynamodb.endpoint()));
         block_on(async {
-            let mut units = 0;
-            for table in ["commit-log", "acknowledgements", "manifests"] {
+            let mut stored = Stored::default();
+            let mut runs = BTreeSet::new();
+            for (table, units) in [
+                ("commit-log", &mut stored.log_units),
+                ("acknowledgements", &mut stored.acknowledgement_units),
+                ("manifests", &mut stored.manifest_units),
+            ] {
                 let mut start = None;
                 loop {
                     let scan = client.scan().table_name(format!("{NAME}-{table}")).set_exclusive_start_key(start);
                     let page = scan.send().await.unwrap();
-                    units += page.items().iter().map(ingest::dynamodb::item_units).sum::<u64>();
+                    for item in page.items() {
+                        *units += ingest::dynamodb::item_units(item);
+                        // Only acknowledgements of slices have these; marks of what is to be swept have not.
+                        let is_receipt = table == "acknowledgements";
+                        if let (true, Some(slices), Some(run)) = (is_receipt, item.get("slices"), item.get("run")) {
+                            stored.acknowledgements += slices.as_l().unwrap().len();
+                            runs.insert(<[u8; 16]>::try_from(run.as_b().unwrap().as_ref()).unwrap());
+                        }
+                    }
                     start = page.last_evaluated_key;
                     if start.is_none() {
                         break;
                     }
                 }
             }
-            units
+            let table = format!("{NAME}-acknowledgements");
+            let acknowledgements = Acknowledgements::new(client, table, || 0);
+            stored.readings = runs.len();
+            for run in runs {
+                let acknowledged = acknowledgements.of_run(RunId::from_bytes(run)).await.unwrap();
+                stored.slices += acknowledged.slices.len();
+                stored.duplicates += acknowledged.slices.values().map(|slice| slice.tally.duplicates).sum::<u64>();
+            }
+            stored
         })
     }
 
@@ -322,17 +359,21 @@ fn nothing_is_lost_or_counted_twice_whatever_is_killed_or_cut() {
     calm.insist(&["replay", logs, "--json"]);
     calm.insist(&["replay", logs, "--json"]);
     drop(serving);
-    let (units, calm_units) = (world.units(), calm.units());
+    let (raged_on, rested) = (world.stored(), calm.stored());
     calm.database = None;
 
     let Met { kills, database_kills, gave_up, replays_done } = met;
+    assert!(raged_on.log_units <= 2 * rested.log_units, "faults cost more than twice the writes of the commit log");
+    let per_million = |units: u64| units * 1_000_000 / answer.events;
     let deed = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
     println!(
         "{kills} kills in {:.0} s, {database_kills} of them PostgreSQL's; {gave_up} processes gave up, {replays_done} read all\n\
          {} connections: {} delayed, {} cut, {} half-closed\n\
          {} events, {} copies, difference 0; the last readings: {balance}, {again}\n\
          met by those who count: {}\n\
-         write units of what is stored: {units} with faults, {calm_units} without\n\
+         {} readings of objects with {} slices, {} of them redelivered; {} duplicates dropped\n\
+         write units of the commit log per million events: {} with faults, {} without (factor {:.2})\n\
+         write units of receipts, one a reading: {} with faults, {} without\n\
          {}",
         raged.as_secs_f64(),
         deed(&world.deeds.connections),
@@ -342,6 +383,15 @@ fn nothing_is_lost_or_counted_twice_whatever_is_killed_or_cut() {
         answer.events,
         answer.duplicates,
         status["last_24_hours"],
+        raged_on.readings,
+        raged_on.slices,
+        raged_on.acknowledgements - raged_on.slices,
+        raged_on.duplicates,
+        per_million(raged_on.log_units),
+        per_million(rested.log_units),
+        raged_on.log_units as f64 / rested.log_units as f64,
+        raged_on.acknowledgement_units + raged_on.manifest_units,
+        rested.acknowledgement_units + rested.manifest_units,
         invoices["invoices"],
     );
 }

@@ -27,7 +27,6 @@ fn what_cannot_be_meant_is_refused_before_anything_is_started() {
     check(&site, &["replay", "[a"], &["[a", "glob"]);
     check(&site, &["replay", ""], &["no such file"]);
     check(&site, &["usage"], &["--all", "--customer"]);
-    check(&site, &["usage", "--all", "--meter", "coffee"], &["--meter coffee", "unknown meter"]);
     check(&site, &["usage", "--all", "--group-by", "account,colour"], &["--group-by", "colour", "category"]);
     check(&site, &["usage", "--all", "--group-by", "day,hour"], &["--group-by", "day", "hour"]);
     check(&site, &["usage", "--all", "--from", "yesterday"], &["--from yesterday", "RFC 3339"]);
@@ -55,6 +54,7 @@ fn what_cannot_be_meant_is_refused_before_anything_is_started() {
 fn what_is_not_there_is_refused_by_name() {
     let site = Site::new();
     check(&site, &["usage", "--customer", "nobody"], &["no customer nobody", "customers add"]);
+    check(&site, &["usage", "--all", "--meter", "coffee"], &["--meter coffee", "unknown meter"]);
     let register = ["accounts", "register", "123456789012", "--customer", "nobody", "--from", "2024-01-01T00:00:00Z"];
     check(&site, &register, &["nobody", "does not exist"]);
     check(&site, &["invoice", "show", "INV-2024-03-0001"], &["no invoice or credit note INV-2024-03-0001"]);
