@@ -104,6 +104,12 @@ pub(super) async fn finish(
         .map(drop)
 }
 
+/// Lets this transaction's commit return before it is on the disk.
+pub(super) async fn commit_without_waiting(transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query(COMMIT_WITHOUT_WAITING).execute(transaction).await?;
+    Ok(())
+}
+
 /// Ends a run where nobody waits any more; returns whether it is ended.
 pub(super) async fn close(connection: &mut PgConnection, run_id: i64, now: Timestamp) -> Result<bool, RunError> {
     let mut transaction = connection.begin().await?;
@@ -178,6 +184,13 @@ const LIST: &str = "
 const JOIN: &str = "
     select run_id from billing_runs where period_start = $1::date and is_whole and finished_at is null";
 
+/// The commits of a run come one after the other, because numbers are held until them; so each does not wait for the disk.
+/// What is on the disk is always a beginning of what was committed: a database that dies takes the last invoices back, whole
+/// and with their numbers, and the next call of the run issues them. Whatever leaves is written by a transaction that waits,
+/// and then everything before it is on the disk, too: the rendered document, which mail and downloads need, and the end of
+/// the run, which its caller is told of. Source: PostgreSQL documentation, "Asynchronous Commit".
+const COMMIT_WITHOUT_WAITING: &str = "select set_config('synchronous_commit', 'off', true)";
+
 const TAKE: &str = "
     select customer_id from billing_run_customers
     where run_id = $1::bigint and outcome is null and customer_id > $2::text
@@ -221,6 +234,7 @@ pub(super) const STATEMENTS: &[Statement] = &[
     Statement { name: "open run", sql: OPEN, roles: BILLING },
     Statement { name: "list customers of a run", sql: LIST, roles: BILLING },
     Statement { name: "join run", sql: JOIN, roles: BILLING },
+    Statement { name: "commit without waiting", sql: COMMIT_WITHOUT_WAITING, roles: BILLING },
     Statement { name: "take claim", sql: TAKE, roles: BILLING },
     Statement { name: "take over claim", sql: TAKE_OVER, roles: BILLING },
     Statement { name: "finish claim", sql: FINISH, roles: BILLING },

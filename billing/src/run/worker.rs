@@ -124,6 +124,7 @@ impl Worker {
         let taken = taken.map_err(unclaimed)?;
         let Some(customer) = taken else { return Ok(Claim::None) };
         let broken = |error| Broken { customer: Some(customer.clone()), error };
+        claims::commit_without_waiting(&mut transaction).await.map_err(broken)?;
 
         // A panic of one customer is a failure of that customer.
         let billed = AssertUnwindSafe(self.bill(&mut transaction, &customer)).catch_unwind().await;
