@@ -209,6 +209,8 @@ fn with_postgres_ends_as_its_command_does() {
     assert_eq!(parent.wait().unwrap().code(), Some(7));
     assert!(TcpStream::connect(address(&url)).is_err(), "the server has stopped first");
     let (mut parent, url) = with_postgres("exec cat", &std::env::temp_dir());
+    // Waiting closes what it holds of the input, and `cat` ends by itself when its input does.
+    let _input = parent.stdin.take().unwrap();
     kill(pid(parent.id()), Signal::SIGTERM).unwrap();
     let ended = parent.wait().unwrap();
     assert_eq!((ended.code(), ended.signal()), (Some(128 + Signal::SIGTERM as i32), None));
