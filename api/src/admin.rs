@@ -29,7 +29,8 @@ pub(crate) const LIMIT_MAX: u32 = 1_000;
 pub(crate) const LIMIT_DEFAULT: u32 = 100;
 
 /// Customers after one, by id.
-pub(crate) const CUSTOMERS: &str = "select c.customer_id, c.name, c.tier::text, c.currency::text, c.contract_start, \
+pub(crate) const CUSTOMERS: &str = "select c.customer_id, c.name, \
+     tier_of(c.customer_id, ($3::timestamptz at time zone 'utc')::date)::text, c.currency::text, c.contract_start, \
      (select count(distinct o.account_id) from account_ownership o \
          where o.customer_id = c.customer_id and o.valid @> $3::timestamptz) \
      from customers c where ($1::text is null or c.customer_id > $1) order by c.customer_id limit $2";

@@ -21,11 +21,12 @@ use crate::tenant::{TenantError, TenantTransaction};
 const LIMIT_MAX: u32 = 1_000;
 const LIMIT_DEFAULT: u32 = 100;
 
-pub(crate) const FIND: &str = "select c.customer_id, c.name, c.tier::text, c.currency::text, c.contract_start, \
+pub(crate) const FIND: &str = "select c.customer_id, c.name, f.tier::text, c.currency::text, c.contract_start, \
      f.accounts_allowed, f.regions_allowed, f.sso_users_allowed, \
      (select count(distinct o.account_id) from account_ownership o \
          where o.customer_id = c.customer_id and o.valid @> $1::timestamptz) \
-     from customers c join tier_features f on f.tier = c.tier where c.customer_id = (select current_tenant())";
+     from customers c join tier_features f on f.tier = tier_of(c.customer_id, ($1::timestamptz at time zone 'utc')::date) \
+     where c.customer_id = (select current_tenant())";
 
 /// Intervals of ownership in order of account and beginning, after one.
 pub(crate) const ACCOUNTS: &str = "select account_id, lower(valid), upper(valid) from account_ownership \

@@ -62,8 +62,10 @@ pub(crate) struct InvoiceSummarySchema {
     period: PeriodSchema,
     /// ISO 4217.
     currency: String,
-    /// What is to be paid, a decimal in whole currency.
+    /// Its own total, a decimal in whole currency.
     total: String,
+    /// What is to be paid: the total with the late usage of other periods that it carries.
+    payable: String,
     issued_at: String,
     /// The last second in which it is paid in time.
     due_at: String,

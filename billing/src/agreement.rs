@@ -317,7 +317,8 @@ fn list<T: DeserializeOwned>(json: Option<&str>, name: &'static str) -> Result<V
 }
 
 /// One row a customer, with lists as JSON: one question however many tables an agreement has. Rates are text, because JSON's
-/// numbers would pass through binary floating point. What a coupon has taken off is read from the issued invoices themselves.
+/// numbers would pass through binary floating point. What a coupon has taken off is read from the issued invoices and their
+/// corrections themselves.
 const AGREEMENTS: &str = "
     select c.customer_id, c.name, c.tier::text, c.currency::text, c.tax_rate, c.contract_start, c.billing_address, c.tax_id,
         (select e.ends_on from contract_ends e where e.customer_id = c.customer_id) as ends_on,
@@ -341,13 +342,35 @@ const AGREEMENTS: &str = "
             from coupon_redemptions r
             join coupons k on k.code = r.code
             cross join lateral (
-                select count(*) as invoices, coalesce(sum(split_part(d ->> 'amount', ' ', 1)::numeric), 0)::text as taken
-                from invoices i
-                cross join lateral jsonb_array_elements(i.snapshot -> 'invoice' -> 'taken') d
-                where i.customer_id = r.customer_id and i.status in ('issued', 'paid')
-                    and i.period_start <> $2::date and d ->> 'code' = r.code
-                    and not exists (
-                        select from credit_notes n where n.invoice_id = i.invoice_id and n.kind = 'cancellation')
+                select count(distinct t.invoice_id) filter (where t.amount <> 0) as invoices,
+                    coalesce(sum(t.amount), 0)::text as taken
+                from (
+                    select i.invoice_id, split_part(d ->> 'amount', ' ', 1)::numeric as amount
+                    from invoices i
+                    cross join lateral jsonb_array_elements(i.snapshot -> 'invoice' -> 'taken') d
+                    where i.customer_id = r.customer_id and i.status in ('issued', 'paid')
+                        and i.period_start <> $2::date and d ->> 'code' = r.code
+                        and not exists (
+                            select from credit_notes n where n.invoice_id = i.invoice_id and n.kind = 'cancellation')
+                    union all
+                    select i.invoice_id, split_part(n.snapshot -> 'correction' -> 'coupons' ->> r.code, ' ', 1)::numeric
+                    from credit_notes n
+                    join invoices i on i.invoice_id = n.invoice_id
+                    where n.customer_id = r.customer_id and n.kind = 'late_usage' and i.period_start <> $2::date
+                        and n.snapshot -> 'correction' -> 'coupons' ? r.code
+                        and not exists (
+                            select from credit_notes x where x.invoice_id = i.invoice_id and x.kind = 'cancellation')
+                    union all
+                    select i.invoice_id, split_part(a.correction -> 'coupons' ->> r.code, ' ', 1)::numeric
+                    from invoice_adjustments a
+                    join invoices i on i.invoice_id = a.adjusted_invoice_id
+                    join invoices c on c.invoice_id = a.invoice_id and c.status in ('issued', 'paid')
+                    where a.customer_id = r.customer_id and i.period_start <> $2::date and a.correction -> 'coupons' ? r.code
+                        and not exists (
+                            select from credit_notes x
+                            where x.adjustment_id = a.adjustment_id
+                                or (x.kind = 'cancellation' and x.invoice_id in (a.invoice_id, a.adjusted_invoice_id)))
+                ) t
             ) used
             where r.customer_id = c.customer_id)::text as coupons,
         (select json_agg(json_build_object('covers', i.snapshot -> 'covers', 'number', i.invoice_number)

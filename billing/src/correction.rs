@@ -50,6 +50,9 @@ pub struct Correction {
     pub taxes: Vec<TaxLine>,
     /// The amounts below the lines that change.
     pub totals: Totals,
+    /// By how much each coupon takes off more, by its code: what of a balance is used follows from it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub coupons: BTreeMap<String, Money>,
 }
 
 /// What an invoice and its corrections come to so far.
@@ -60,6 +63,7 @@ pub struct Standing {
     lines: BTreeMap<(LineKind, String, Days), LineCorrection>,
     taxes: Vec<TaxLine>,
     totals: Totals,
+    coupons: BTreeMap<String, Money>,
 }
 
 /// A correction cannot be taken off an invoice.
@@ -89,7 +93,13 @@ impl Standing {
             lines: BTreeMap::new(),
             taxes: invoice.taxes.clone(),
             totals: invoice.totals,
+            coupons: BTreeMap::new(),
         };
+        for taken in &invoice.taken {
+            if let Some(code) = &taken.code {
+                add_coupon(&mut standing.coupons, code, taken.amount)?;
+            }
+        }
         for line in &invoice.lines {
             standing.add_line(&LineCorrection {
                 kind: line.kind,
@@ -113,6 +123,7 @@ impl Standing {
             add_tax(&mut self.taxes, &tax.rate, tax.basis, tax.amount)?;
         }
         self.totals = self.totals.checked_add(&correction.totals)?;
+        add_coupons(&mut self.coupons, &correction.coupons)?;
         Ok(self)
     }
 
@@ -154,6 +165,8 @@ impl Standing {
             add_tax(&mut taxes, &tax.rate, tax.basis.checked_neg()?, tax.amount.checked_neg()?)?;
         }
         taxes.retain(|tax| !tax.basis.is_zero() || !tax.amount.is_zero());
+        let mut coupons = target.coupons;
+        add_coupons(&mut coupons, &negated_coupons(&self.coupons)?)?;
         let totals = target.totals.checked_sub(&self.totals)?;
         if lines.is_empty() && taxes.is_empty() && totals == Totals::zero(self.currency) {
             return Ok(None);
@@ -165,6 +178,7 @@ impl Standing {
             lines,
             taxes,
             totals,
+            coupons,
         }))
     }
 
@@ -184,6 +198,7 @@ impl Standing {
             lines: lines.collect::<Result<_, AmountError>>()?,
             taxes: taxes.collect::<Result<_, AmountError>>()?,
             totals: Totals::zero(self.currency).checked_sub(&self.totals)?,
+            coupons: negated_coupons(&self.coupons)?,
         })
     }
 
@@ -220,6 +235,27 @@ impl Correction {
     pub fn is_charge(&self) -> bool {
         0 < self.totals.total.minor()
     }
+}
+
+/// Adds what coupons take off; one that takes off nothing is left out.
+pub(crate) fn add_coupons(
+    coupons: &mut BTreeMap<String, Money>,
+    more: &BTreeMap<String, Money>,
+) -> Result<(), AmountError> {
+    more.iter().try_for_each(|(code, amount)| add_coupon(coupons, code, *amount))
+}
+
+pub(crate) fn negated_coupons(coupons: &BTreeMap<String, Money>) -> Result<BTreeMap<String, Money>, AmountError> {
+    coupons.iter().map(|(code, amount)| Ok((code.clone(), amount.checked_neg()?))).collect()
+}
+
+fn add_coupon(coupons: &mut BTreeMap<String, Money>, code: &str, amount: Money) -> Result<(), AmountError> {
+    let known = coupons.entry(code.to_owned()).or_insert_with(|| Money::zero(amount.currency()));
+    *known = known.checked_add(amount)?;
+    if known.is_zero() {
+        coupons.remove(code);
+    }
+    Ok(())
 }
 
 fn add_tax(taxes: &mut Vec<TaxLine>, rate: &TaxRate, basis: Money, amount: Money) -> Result<(), AmountError> {

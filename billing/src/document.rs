@@ -215,8 +215,10 @@ pub struct InvoiceSummary {
     pub period: PeriodDocument,
     /// The code of ISO 4217.
     pub currency: String,
-    /// What is to be paid.
+    /// Its own total.
     pub total: String,
+    /// What is to be paid: the total with the late usage of other periods that it carries.
+    pub payable: String,
     /// When it was issued.
     pub issued_at: String,
     /// The last second in which it is paid in time.

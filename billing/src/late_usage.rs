@@ -5,7 +5,7 @@
 //! as that stays within it in every component, else by taking back adjustments that were charged for the period, the newest
 //! first, until it does.
 
-use crate::correction::{Correction, LineCorrection, Standing};
+use crate::correction::{Correction, LineCorrection, Standing, add_coupons, negated_coupons};
 use crate::fraction::Fraction;
 use crate::invoice::{Invoice, TaxLine, Totals};
 use crate::money::AmountError;
@@ -30,6 +30,15 @@ pub enum Step<A> {
     TakeBack(A, Correction),
     /// An adjustment that charges the rest on another invoice.
     Charge(Correction),
+}
+
+impl<A> Step<A> {
+    /// What changes.
+    pub fn correction(&self) -> &Correction {
+        match self {
+            Self::Credit(correction) | Self::TakeBack(_, correction) | Self::Charge(correction) => correction,
+        }
+    }
 }
 
 impl<A> Billed<A> {
@@ -91,6 +100,7 @@ pub(crate) fn negated(correction: &Correction, cause: &str) -> Result<Correction
         lines: lines.collect::<Result<_, AmountError>>()?,
         taxes: taxes.collect::<Result<_, AmountError>>()?,
         totals: zero.checked_sub(&correction.totals)?,
+        coupons: negated_coupons(&correction.coupons)?,
     })
 }
 
@@ -107,6 +117,7 @@ pub(crate) fn joined(mut first: Correction, second: &Correction) -> Result<Corre
         }
     }
     first.totals = first.totals.checked_add(&second.totals)?;
+    add_coupons(&mut first.coupons, &second.coupons)?;
     Ok(first)
 }
 

@@ -72,7 +72,7 @@ pub use lifecycle::{
 pub use money::{AmountError, Money};
 pub use period::{Month, NotAMonth, end_of_day_after};
 pub use postings::{Account, Posting, Postings};
-pub use prepayment::{PrepaymentError, annual_prepayment, unearned};
+pub use prepayment::{PrepaymentError, annual_prepayment};
 pub use presentation::{
     Presentation, PresentedAdjustment, PresentedDetail, PresentedLine, PresentedNote, PresentedSum, PresentedTax,
 };

@@ -89,14 +89,6 @@ pub fn annual_prepayment(
     Ok((invoice, covers))
 }
 
-/// What of a prepayment is not earned yet when it ends on a day: `round(A) - round(A x used / days)`, by day, so that the earned
-/// and the unearned part sum to the amount.
-pub fn unearned(amount: Money, covered: Days, end: NaiveDate) -> Result<Money, AmountError> {
-    let used = covered.meet_open(covered.start(), Some(end)).map_or(0, Days::count);
-    let earned = crate::proration::part(&amount.exact_minor(), amount.currency(), 0..used, covered.count())?;
-    amount.checked_sub(earned)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,20 +114,5 @@ mod tests {
     #[test]
     fn a_year_from_a_leap_day_ends_with_february() {
         assert_eq!(prepaid(Tier::Standard, "2028-02-29").1.days.to_string(), "2028-02-29 to 2029-02-27");
-    }
-
-    #[test]
-    fn the_earned_and_the_unearned_part_sum_to_the_amount() {
-        let (invoice, covers) = prepaid(Tier::Standard, "2027-01-01");
-        let amount = invoice.totals.subtotal;
-        for (end, minor) in [
-            ("2026-05-01", 2_040_000),
-            ("2027-01-01", 2_040_000),
-            ("2027-07-02", 1_022_795),
-            ("2027-12-31", 5_589),
-            ("2028-06-01", 0),
-        ] {
-            assert_eq!(unearned(amount, covers.days, day(end)).unwrap().minor(), minor, "{end}");
-        }
     }
 }

@@ -122,6 +122,7 @@ struct SummaryRow {
     period_end: NaiveDate,
     currency: String,
     total_minor: i64,
+    payable_minor: i64,
     issued_at: DateTime<Utc>,
     due_at: DateTime<Utc>,
 }
@@ -362,6 +363,7 @@ fn to_summary(row: SummaryRow) -> Result<InvoiceSummary, ReadError> {
         period: period(row.period_start, row.period_end),
         currency: row.currency,
         total: Money::from_minor(row.total_minor, currency).to_decimal_text(),
+        payable: Money::from_minor(row.payable_minor, currency).to_decimal_text(),
         issued_at: instant_text(row.issued_at),
         due_at: instant_text(row.due_at),
     })
@@ -446,7 +448,7 @@ const LIST: &str = concat!(
         from judged j
     )
     select invoice_id::text, invoice_number, kind, revision, shown as status, customer_id, period_start, period_end,
-        currency::text, total_minor, issued_at, due_at
+        currency::text, total_minor, total_minor + adjustments_minor as payable_minor, issued_at, due_at
     from shown
     where $3::text is null or shown = $3::text
     order by issued_at desc, invoice_id desc

@@ -31,7 +31,10 @@ const TITLES: [&str; 15] = [
 #[error("the invoice's CSV cannot be written")]
 pub struct CsvError(#[from] csv::Error);
 
-/// Writes a document as CSV: `row` is `line`, `adjustment_line`, or what a sum is: `subtotal`, `net`, `tax`, `total`, `due`.
+/// Writes a document as CSV: `row` is `line`, or what a sum is. The sums add up from row to row, with what is taken off below
+/// nothing: `subtotal` and each `deduction` to `net`, that and each `tax` to `total`, that and each `adjustment` to `payable`,
+/// that and `prepaid_credit` to `due`. An adjustment has its own `adjustment_line`, `adjustment_deduction` and `adjustment_tax`
+/// before it. A credit note ends with its total.
 pub fn render_csv(invoice: &InvoiceDocument) -> Result<Vec<u8>, CsvError> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     writer.write_record(TITLES)?;
@@ -47,21 +50,59 @@ pub fn render_csv(invoice: &InvoiceDocument) -> Result<Vec<u8>, CsvError> {
         for line in &adjustment.lines {
             write("adjustment_line", cells(line, &line.position.to_string()))?;
         }
-        write("adjustment", ["", "", "", &adjustment.corrects, "", "", "", &adjustment.total])?;
+        let mut sum = |row: &str, words: &str, amount: &str| write(row, ["", "", "", words, "", "", "", amount]);
+        for (words, amount) in deductions(&adjustment.volume_discount, &adjustment.coupons) {
+            sum("adjustment_deduction", words, &amount)?;
+        }
+        sum("adjustment_tax", "", &adjustment.tax)?;
+        sum("adjustment", &adjustment.corrects, &adjustment.total)?;
     }
     let mut sum = |row: &str, words: &str, amount: &str| write(row, ["", "", "", words, "", "", "", amount]);
     sum("subtotal", "", &invoice.subtotal)?;
     for deduction in &invoice.deductions {
-        let amount = deduction.amount.strip_prefix('-').map_or_else(|| format!("-{}", deduction.amount), str::to_owned);
-        sum("deduction", &deduction.description, &amount)?;
+        sum("deduction", &deduction.description, &taken_off(&deduction.amount))?;
+    }
+    if invoice.deductions.is_empty() {
+        // A correction says what changes of them, and of none by name.
+        for (words, amount) in deductions(&invoice.volume_discount, &invoice.coupons) {
+            sum("deduction", words, &amount)?;
+        }
     }
     sum("net", "", &invoice.net)?;
     for tax in &invoice.taxes {
         sum("tax", &tax.name, &tax.amount)?;
     }
     sum("total", "", &invoice.total)?;
-    sum("due", "", &invoice.due)?;
+    if !invoice.is_credit_note() {
+        sum("payable", "", &invoice.payable)?;
+        if !is_nothing(&invoice.prepaid_credit) {
+            sum("prepaid_credit", "", &taken_off(&invoice.prepaid_credit))?;
+        }
+        sum("due", "", &invoice.due)?;
+    }
     writer.into_inner().map_err(|error| CsvError(error.into_error().into()))
+}
+
+/// What discount and coupons take off, where they do.
+fn deductions(volume_discount: &str, coupons: &str) -> Vec<(&'static str, String)> {
+    let both = [("Volume discount", volume_discount), ("Coupons", coupons)];
+    both.into_iter()
+        .filter(|(_, amount)| !is_nothing(amount))
+        .map(|(words, amount)| (words, taken_off(amount)))
+        .collect()
+}
+
+/// An amount with the other sign.
+fn taken_off(amount: &str) -> String {
+    match amount.strip_prefix('-') {
+        Some(amount) => amount.to_owned(),
+        None if is_nothing(amount) => amount.to_owned(),
+        None => format!("-{amount}"),
+    }
+}
+
+fn is_nothing(amount: &str) -> bool {
+    amount.bytes().all(|byte| matches!(byte, b'0' | b'.'))
 }
 
 fn cells<'a>(line: &'a LineDocument, position: &'a str) -> [&'a str; 8] {
@@ -92,5 +133,6 @@ mod tests {
         assert_eq!(harmless("=HYPERLINK(\"x\")"), "'=HYPERLINK(\"x\")");
         assert_eq!(harmless("-12.50"), "-12.50");
         assert_eq!(harmless("Zoë"), "Zoë");
+        assert_eq!(["5.00", "-5.00", "0.00", "0"].map(taken_off), ["-5.00", "5.00", "0.00", "0"]);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The same terms and the same usage give the same invoice, now, in a preview, and in a re-rating years later.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
@@ -155,6 +155,24 @@ impl Terms {
     /// The last day of the period, which is the tax point: the supply of a month is complete when the month is.
     pub fn tax_point(&self) -> Result<NaiveDate, TermsError> {
         self.days().map(Days::last)
+    }
+
+    /// The same terms, of whose balances this much was taken off before, by code: a balance gives its amount once, however many
+    /// invoices and corrections it is taken off.
+    pub(crate) fn with_balances_taken(mut self, taken: &BTreeMap<String, Money>) -> Self {
+        for redeemed in &mut self.coupons {
+            let is_balance = matches!(redeemed.coupon.value, crate::coupon::CouponValue::Balance(_));
+            if is_balance {
+                redeemed.taken =
+                    taken.get(&redeemed.coupon.code).copied().unwrap_or_else(|| Money::zero(redeemed.taken.currency()));
+            }
+        }
+        self
+    }
+
+    /// What each coupon has taken off before, by code.
+    pub(crate) fn coupons_taken(&self) -> BTreeMap<String, Money> {
+        self.coupons.iter().map(|redeemed| (redeemed.coupon.code.clone(), redeemed.taken)).collect()
     }
 
     fn check_currency(&self, found: Currency, card: &str) -> Result<(), TermsError> {

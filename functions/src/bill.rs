@@ -41,6 +41,8 @@ pub struct BillSettings {
     pub mail: Option<MailSettings>,
     /// The configuration set of SES that publishes bounces and complaints.
     pub configuration_set: Option<String>,
+    /// The bytes of one more typeface for documents, for characters that the embedded ones do not have.
+    pub typeface: Option<Vec<u8>>,
 }
 
 impl fmt::Debug for BillSettings {
@@ -71,6 +73,14 @@ impl BillSettings {
             }
         };
         let configuration_set = settings.optional("SECUREBASE_MAIL_CONFIGURATION_SET");
+        let typeface = match settings.optional("SECUREBASE_INVOICE_TYPEFACE").map(|path| (std::fs::read(&path), path)) {
+            None => None,
+            Some((Ok(bytes), _)) => Some(bytes),
+            Some((Err(error), path)) => {
+                settings.problem(format!("SECUREBASE_INVOICE_TYPEFACE: {path} cannot be read: {error}"));
+                None
+            }
+        };
         settings.finish(Self {
             database,
             seller,
@@ -78,6 +88,7 @@ impl BillSettings {
             workers: usize::try_from(workers).unwrap_or(billing::WORKERS),
             mail,
             configuration_set,
+            typeface,
         })
     }
 }
@@ -324,6 +335,24 @@ mod tests {
         for (problem, word) in problems.iter().zip(["DATABASE_URL", "SELLER_NAME", "WORKERS", "no mail address"]) {
             assert!(problem.contains(word), "{problem}");
         }
+    }
+
+    #[test]
+    fn a_typeface_is_read_with_the_settings_and_one_that_is_not_there_is_a_problem() {
+        let here = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+        let missing = concat!(env!("CARGO_MANIFEST_DIR"), "/none.ttf");
+        let settings = |path: &'static str| {
+            BillSettings::read(&move |name: &str| match name {
+                "SECUREBASE_DATABASE_URL" => Some("postgresql://securebase_billing@localhost/x".to_owned()),
+                "SECUREBASE_SELLER_NAME" => Some("SecureBase Inc.".to_owned()),
+                "SECUREBASE_INVOICE_TYPEFACE" => Some(path.to_owned()),
+                _ => None,
+            })
+        };
+        assert_eq!(settings(here).unwrap().typeface, Some(std::fs::read(here).unwrap()));
+        assert_eq!(settings(" ").unwrap().typeface, None);
+        let problems = settings(missing).unwrap_err().problems;
+        assert!(problems.len() == 1 && problems[0].contains("none.ttf cannot be read"), "{problems:?}");
     }
 
     #[test]

@@ -60,7 +60,7 @@ const READ_LIMITS: &str = "
         end as live,
         (select count(*) from account_ownership o where o.customer_id = c.customer_id and o.valid @> $1) as registered
     from customers c
-    join tier_features f using (tier)
+    join tier_features f on f.tier = tier_of(c.customer_id, ($1::timestamptz at time zone 'utc')::date)
     order by c.customer_id";
 
 pub(super) const STATEMENTS: &[&str] = &[READ_LIMITS];

@@ -296,4 +296,10 @@ async fn a_limit_is_of_the_accounts_that_are_live_or_else_of_those_registered() 
         rows.advance(account(number).bucket(), &[advance], now()).await.unwrap();
     }
     assert_eq!(limits().await, [(3, 5, false), (0, 5, false)]);
+    // The tier of the day counts, not the one a customer began with.
+    let mut operator = sqlx::PgConnection::connect(&stage.operator_url()).await.unwrap();
+    let change = "insert into customer_tiers (customer_id, valid_from, tier, recorded_at)
+        values ($1, '2026-02-01', 'fintech', now()), ($1, '9000-01-01', 'standard', now())";
+    sqlx::query(change).bind(anna.as_str()).execute(&mut operator).await.unwrap();
+    assert_eq!(limits().await, [(3, 20, false), (0, 5, false)]);
 }

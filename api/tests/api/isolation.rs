@@ -100,6 +100,18 @@ async fn another_tenants_ids_in_every_path_are_not_there() {
     let own = get(stage.address, "/v1/customers/acme", &stage.key("acme")).await;
     assert_eq!((own.status, &own.json()["id"]), (200, &Value::from("acme")), "{own:?}");
     assert_eq!(own.json()["accounts"], serde_json::json!({"used": 0, "allowed": 5}));
+
+    // What the tier of today allows, not that of the first day.
+    sqlx::raw_sql(
+        "insert into customer_tiers (customer_id, valid_from, tier, recorded_at)
+             values ('acme', '2026-02-01', 'gov-federal', now()), ('acme', '9000-01-01', 'standard', now()),
+                 ('globex', '2026-02-01', 'healthcare', now())",
+    )
+    .execute(&mut stage.superuser().await)
+    .await
+    .unwrap();
+    let changed = get(stage.address, "/v1/customers/acme", &stage.key("acme")).await.json();
+    assert_eq!((&changed["tier"], &changed["accounts"]["allowed"]), (&Value::from("gov-federal"), &Value::from(50)));
 }
 
 #[tokio::test]

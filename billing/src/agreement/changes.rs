@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use thiserror::Error;
 
+use crate::books::lock_customer;
 use crate::coupon::{Coupon, CouponValue, RedeemError};
 use crate::rate_card::loading::Retroactive;
 use crate::rate_card::{Phase, Span};
@@ -130,8 +131,18 @@ pub async fn change(
         let found: Option<i32> =
             sqlx::query_scalar(CUSTOMER).bind(customer.as_str()).fetch_optional(&mut *transaction).await?;
         found.ok_or_else(|| ChangeError::UnknownCustomer(customer.clone()))?;
+        // No run bills the customer by what was agreed on before while this is looked at and written.
+        lock_customer(&mut transaction, customer.as_str()).await?;
     }
-    if let (Some(customer), Some(from), Retroactive::Refused) = (change.customer(), change.from(), retroactive) {
+    let from = match change {
+        Change::ContractEnd { customer, on } => {
+            let ends_on: Option<Option<NaiveDate>> =
+                sqlx::query_scalar(ENDS_ON).bind(customer.as_str()).fetch_optional(&mut *transaction).await?;
+            moved_end(ends_on.flatten(), *on)
+        }
+        other => other.from(),
+    };
+    if let (Some(customer), Some(from), Retroactive::Refused) = (change.customer(), from, retroactive) {
         let invoices: i64 =
             sqlx::query_scalar(INVOICED).bind(customer.as_str()).bind(from).fetch_one(&mut *transaction).await?;
         if 0 < invoices {
@@ -171,11 +182,12 @@ impl Change {
     fn from(&self) -> Option<NaiveDate> {
         match self {
             Self::Tier { from, .. } | Self::Jurisdiction { from, .. } => Some(*from),
-            Self::ContractEnd { on, .. } => *on,
             Self::Promotion { phase: Phase { span: Span::Days(days), .. }, .. } => Some(days.start()),
             Self::Exemption { exemption, .. } => Some(exemption.valid_from),
-            // A phase of the first months is for a contract that begins; what lies behind it stays as it was billed.
-            Self::Promotion { .. } | Self::TaxRate(_) | Self::Coupon(_) | Self::Redemption { .. } => None,
+            // A phase of the first months is for a contract that begins; what lies behind it stays as it was billed. For an end
+            // see `moved_end`.
+            Self::Promotion { .. } | Self::ContractEnd { .. } => None,
+            Self::TaxRate(_) | Self::Coupon(_) | Self::Redemption { .. } => None,
         }
     }
 
@@ -276,6 +288,11 @@ impl Change {
     }
 }
 
+/// The first day that a contract whose end moves was under and is no longer, or the other way round; `None` where it stays.
+fn moved_end(before: Option<NaiveDate>, after: Option<NaiveDate>) -> Option<NaiveDate> {
+    if before == after { None } else { [before, after].into_iter().flatten().min() }
+}
+
 async fn write_coupon(connection: &mut PgConnection, coupon: &Coupon, now: DateTime<Utc>) -> Result<bool, ChangeError> {
     let (kind, rate, amount) = match coupon.value {
         CouponValue::Percent(rate) => ("percent", Some(rate.decimal()), None),
@@ -328,6 +345,8 @@ const CUSTOMER: &str = "select 1 from customers where customer_id = $1::text";
 const INVOICED: &str = "
     select count(*) from invoices
     where customer_id = $1::text and kind in ('monthly', 'final') and status in ('issued', 'paid') and period_end > $2::date";
+
+const ENDS_ON: &str = "select ends_on from contract_ends where customer_id = $1::text";
 
 const TIER: &str = "
     insert into customer_tiers as t (customer_id, valid_from, tier, recorded_at)
@@ -398,6 +417,7 @@ const OPERATOR: &[&str] = &["securebase_operator"];
 pub(crate) const STATEMENTS: &[Statement] = &[
     Statement { name: "customer of a change", sql: CUSTOMER, roles: OPERATOR },
     Statement { name: "invoiced days of a customer", sql: INVOICED, roles: OPERATOR },
+    Statement { name: "end of a contract", sql: ENDS_ON, roles: OPERATOR },
     Statement { name: "change tier", sql: TIER, roles: OPERATOR },
     Statement { name: "end contract", sql: CONTRACT_END, roles: OPERATOR },
     Statement { name: "add promotion", sql: PROMOTION, roles: OPERATOR },

@@ -10,7 +10,7 @@ pub(crate) mod ledger;
 
 use sqlx::PgConnection;
 
-use crate::statements::{BILLING, Statement};
+use crate::statements::Statement;
 
 /// Makes everything that moves a customer's money come one after the other, until the caller's transaction ends.
 pub(crate) async fn lock_customer(connection: &mut PgConnection, customer_id: &str) -> Result<(), sqlx::Error> {
@@ -22,7 +22,7 @@ const LOCK_CUSTOMER: &str = "select pg_advisory_xact_lock(731152, hashtext($1::t
 
 /// Every statement of the books.
 pub(crate) const STATEMENTS: &[&[Statement]] = &[
-    &[Statement { name: "lock customer", sql: LOCK_CUSTOMER, roles: BILLING }],
+    &[Statement { name: "lock customer", sql: LOCK_CUSTOMER, roles: &["securebase_billing", "securebase_operator"] }],
     credit_note::STATEMENTS,
     draft::STATEMENTS,
     issue::STATEMENTS,

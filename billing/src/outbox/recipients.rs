@@ -5,7 +5,9 @@ use ingest::Timestamp;
 use sqlx::{Connection as _, PgConnection};
 use thiserror::Error;
 
+use super::compose::RECIPIENTS_MAX;
 use crate::audit::{Recorded, record};
+use crate::books::lock_customer;
 use crate::statements::{BILLING, Statement};
 
 /// An address of a customer.
@@ -30,6 +32,9 @@ pub enum RecipientError {
     /// Stop: add the customer first.
     #[error("customer {0} does not exist")]
     UnknownCustomer(String),
+    /// Stop: whoever is beyond that would be told nothing.
+    #[error("customer {0} has {max} addresses, as many as one message goes to: suppress one first", max = RECIPIENTS_MAX)]
+    TooMany(String),
     /// Stop: the customer has no such address.
     #[error("customer {customer} has no address {address}")]
     UnknownAddress {
@@ -55,6 +60,8 @@ pub async fn add_recipient(
         return Err(RecipientError::NotAnAddress(address.to_owned()));
     }
     let mut transaction = connection.begin().await?;
+    // One at a time, so that together they are not too many.
+    lock_customer(&mut transaction, customer).await?;
     let added = sqlx::query(ADD)
         .bind(customer)
         .bind(address)
@@ -68,6 +75,10 @@ pub async fn add_recipient(
         }
         added => added?,
     };
+    let others: i64 = sqlx::query_scalar(OTHERS).bind(customer).bind(address).fetch_one(&mut *transaction).await?;
+    if usize::try_from(others).unwrap_or(usize::MAX) >= RECIPIENTS_MAX {
+        return Err(RecipientError::TooMany(customer.to_owned()));
+    }
     let details = serde_json::json!({ "address": address });
     let event = Recorded { customer: Some(customer), actor, action: "mail_recipient.added", subject: address, details };
     record(&mut transaction, event).await?;
@@ -112,7 +123,7 @@ pub async fn list_recipients(
 
 /// The addresses that a customer's mail goes to.
 pub(super) async fn reachable(connection: &mut PgConnection, customer: &str) -> Result<Vec<String>, sqlx::Error> {
-    let limit = i64::try_from(super::compose::RECIPIENTS_MAX).expect("fifty");
+    let limit = i64::try_from(RECIPIENTS_MAX).expect("fifty");
     sqlx::query_scalar(REACHABLE).bind(customer).bind(limit).fetch_all(connection).await
 }
 
@@ -125,6 +136,10 @@ const ADD: &str = "
     insert into mail_recipients as r (customer_id, address, added_at, added_by)
     values ($1::text, $2::text, $3::timestamptz, $4::text)
     on conflict (customer_id, address) do update set suppressed_at = null, suppressed_because = null";
+
+const OTHERS: &str = "
+    select count(*) from mail_recipients
+    where customer_id = $1::text and address <> $2::text and suppressed_at is null";
 
 const SUPPRESS: &str = "
     update mail_recipients set suppressed_at = $3::timestamptz, suppressed_because = $4::text
@@ -144,6 +159,7 @@ const REACHABLE: &str = "
 
 pub(super) const STATEMENTS: &[Statement] = &[
     Statement { name: "add recipient", sql: ADD, roles: BILLING },
+    Statement { name: "other recipients", sql: OTHERS, roles: BILLING },
     Statement { name: "suppress recipient", sql: SUPPRESS, roles: BILLING },
     Statement { name: "list recipients", sql: LIST, roles: &["securebase_billing", "securebase_operator"] },
     Statement { name: "reachable recipients", sql: REACHABLE, roles: BILLING },

@@ -151,11 +151,11 @@ const OPEN: &str = "
     where status = 'issued' and invoice_open_minor(invoice_id) > 0
     order by due_at, invoice_id";
 
-/// Accounts owned now, and regions with usage in the month, beside what the tier allows.
+/// Accounts owned now, and regions with usage in the month, beside what the tier of this day allows; of contracts that go on.
 const LIMITS: &str = "
     select c.customer_id, a.accounts, f.accounts_allowed, r.regions, f.regions_allowed
     from customers c
-    join tier_features f on f.tier = c.tier
+    join tier_features f on f.tier = tier_of(c.customer_id, ($1::timestamptz at time zone 'utc')::date)
     cross join lateral (
         select count(distinct o.account_id) as accounts
         from account_ownership o where o.customer_id = c.customer_id and o.valid @> $1::timestamptz
@@ -166,7 +166,9 @@ const LIMITS: &str = "
         where u.customer_id = c.customer_id and u.meter = 'cloudtrail_events' and u.region <> 'none'
             and u.window_start >= $2::timestamptz and u.window_start < $3::timestamptz
     ) r
-    where c.contract_start <= $1::timestamptz
+    where c.contract_start <= $1::timestamptz and not exists (
+        select from contract_ends e
+        where e.customer_id = c.customer_id and e.ends_on <= ($1::timestamptz at time zone 'utc')::date)
     order by c.customer_id";
 
 pub(super) const STATEMENTS: &[Statement] = &[

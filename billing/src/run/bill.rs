@@ -1,6 +1,6 @@
 //! One customer: late usage of earlier periods, then the invoice of this one, in the caller's transaction.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, NaiveDate, Utc};
 use ingest::Timestamp;
@@ -17,7 +17,7 @@ use crate::audit::{Recorded, record};
 use crate::books::credit_note::{self, NoteContent, WrittenNote};
 use crate::books::draft::{self, CarriedAdjustment, DraftContent};
 use crate::books::{issue, ledger, lock_customer};
-use crate::correction::Correction;
+use crate::correction::{Correction, add_coupons};
 use crate::days::Days;
 use crate::document::{Evidence, FIRST_REVISION, Party, SourceClass, instant_text};
 use crate::invoice::{self, Invoice, InvoiceKind};
@@ -29,7 +29,7 @@ use crate::period::Month;
 use crate::postings::Postings;
 use crate::prepayment::annual_prepayment;
 use crate::snapshot::Snapshot;
-use crate::statements::{PREVIEWERS, Statement};
+use crate::statements::{BILLING, PREVIEWERS, Statement};
 use crate::terms::{PrepaidFee, Terms, TermsError};
 use crate::usage::Usage;
 
@@ -182,6 +182,8 @@ impl Billing<'_> {
             None => {}
         }
         let Some(terms) = self.terms(connection, &standing).await? else { return Ok(written) };
+        // Credit notes are among what the balances of coupons have given; what is to be charged is not yet.
+        let terms = with_balances_used(terms, charges.iter().map(|charge| &charge.correction))?;
         let close = standing.close()?;
         let closed =
             close.as_ref().map(|close| Closed { source_class: close.source_class, is_overridden: close.is_overridden });
@@ -288,22 +290,30 @@ impl Billing<'_> {
         let close = standing.close()?;
         let mut available = Money::from_minor(standing.credit_minor, terms.currency);
         let mut charges = Vec::new();
-        for recounted in late::recount(connection, customer_id).await? {
-            for step in recounted.steps {
-                match step {
-                    Step::Charge(correction) => charges.push(CarriedAdjustment {
-                        adjusted_invoice_id: recounted.invoice.id.clone(),
-                        close_id: recounted.close_id,
-                        source_class: recounted.source_class,
-                        correction,
-                    }),
-                    Step::Credit(credit) | Step::TakeBack(_, credit) => {
-                        // What is open of the invoice is credited first; only the rest could be used here.
-                        let open = ledger::open_minor(connection, &recounted.invoice.id).await?;
-                        let rest = (-credit.totals.total.minor() - open).max(0);
-                        available = available.checked_add(Money::from_minor(rest, available.currency()))?;
+        let recounted = late::recount(connection, customer_id).await?;
+        let corrections = recounted.iter().flat_map(|recounted| &recounted.steps).map(Step::correction);
+        let terms = with_balances_used(terms, corrections)?;
+        let mut open_of = BTreeMap::<String, i64>::new();
+        for Recounted { invoice, close_id, source_class, steps, .. } in recounted {
+            for step in steps {
+                let (credited, credit) = match step {
+                    Step::Charge(correction) => {
+                        let adjusted_invoice_id = invoice.id.clone();
+                        charges.push(CarriedAdjustment { adjusted_invoice_id, close_id, source_class, correction });
+                        continue;
                     }
-                }
+                    Step::Credit(credit) => (invoice.id.clone(), credit),
+                    Step::TakeBack(Carried { carrier, .. }, credit) => (carrier.id, credit),
+                };
+                // What is open of the credited invoice goes first; only the rest could be used here.
+                let open = match open_of.get(&credited) {
+                    Some(open) => *open,
+                    None => ledger::open_minor(connection, &credited).await?.max(0),
+                };
+                let credit = credit.totals.total.checked_neg()?.minor();
+                let off_open = credit.min(open);
+                open_of.insert(credited, open - off_open);
+                available = available.checked_add(Money::from_minor(credit - off_open, available.currency()))?;
             }
         }
         let usage = self.usage(connection, &standing, close.as_ref()).await?;
@@ -382,11 +392,25 @@ impl Billing<'_> {
             terms.ok_or_else(|| DeskError::NotIssuable(format!("no day of {} is under contract", self.period)))?;
         let card = terms.stretches.iter().find(|stretch| stretch.days.contains(from));
         let card = card.ok_or_else(|| DeskError::NotIssuable(format!("{from} is not under contract")))?;
-        if let Some(covered) = terms.prepaid.iter().find(|prepaid| prepaid.days.contains(from)) {
-            let reason = format!("{from} is covered by {}, which was paid in advance", covered.invoice);
+        let (invoice, covers) = annual_prepayment(&card.card, customer_id, from, &terms.taxes)?;
+        // No day of a fee is paid twice, whether by another year in advance or by a month.
+        let same = |paid: &&PrepaidFee| paid.fee == covers.fee && paid.tier == covers.tier;
+        let mut overlapping = terms.prepaid.iter().filter(same);
+        if let Some((days, paid)) = overlapping.find_map(|paid| Some((paid.days.meet(covers.days)?, paid))) {
+            let reason = format!("{days} is covered by {}, which was paid in advance", paid.invoice);
             return Err(DeskError::NotIssuable(reason));
         }
-        let (invoice, covers) = annual_prepayment(&card.card, customer_id, from, &terms.taxes)?;
+        let billed: Option<String> = sqlx::query_scalar(BILLED_SINCE)
+            .bind(customer_id)
+            .bind(from)
+            .fetch_optional(&mut *connection)
+            .await
+            .map_err(BillingError::from)?;
+        if let Some(number) = billed {
+            let reason =
+                format!("days from {from} on are billed by {number}: begin after its month, or credit it first");
+            return Err(DeskError::NotIssuable(reason));
+        }
         Ok(self.write_other(connection, &standing, Vec::new(), Vec::new(), invoice, Some(covers)).await?)
     }
 
@@ -607,6 +631,18 @@ impl Billing<'_> {
     }
 }
 
+/// The terms of a month whose balances corrections of other months use as well.
+fn with_balances_used<'a>(
+    terms: Terms,
+    corrections: impl IntoIterator<Item = &'a Correction>,
+) -> Result<Terms, BillingError> {
+    let mut taken = terms.coupons_taken();
+    for correction in corrections {
+        add_coupons(&mut taken, &correction.coupons)?;
+    }
+    Ok(terms.with_balances_taken(&taken))
+}
+
 /// How far all of what is charged is proven; where nothing is, nothing is unproven.
 fn weakest(charges: &[CarriedAdjustment]) -> SourceClass {
     let classes = [SourceClass::BestEffort, SourceClass::Reconciled];
@@ -666,5 +702,16 @@ const STANDING: &str = "
     ) k on true
     where c.customer_id = $1::text";
 
-pub(super) const STATEMENTS: &[Statement] =
-    &[Statement { name: "standing of a customer", sql: STANDING, roles: PREVIEWERS }];
+/// The first invoice of a month that stands and bills days from one on.
+const BILLED_SINCE: &str = "
+    select i.invoice_number from invoices i
+    where i.customer_id = $1::text and i.kind in ('monthly', 'final') and i.status in ('issued', 'paid')
+        and i.period_end > $2::date
+        and not exists (select from credit_notes n where n.invoice_id = i.invoice_id and n.kind = 'cancellation')
+    order by i.period_start
+    limit 1";
+
+pub(super) const STATEMENTS: &[Statement] = &[
+    Statement { name: "standing of a customer", sql: STANDING, roles: PREVIEWERS },
+    Statement { name: "billed since", sql: BILLED_SINCE, roles: BILLING },
+];

@@ -1,17 +1,24 @@
 //! Invoiced periods that have a newer cut: what each is to be corrected by.
 
+use std::collections::BTreeMap;
+
+use aggregator::directory::CustomerId;
 use chrono::{DateTime, NaiveDate, Utc};
 use sqlx::PgConnection;
 
 use super::{BillingError, usage_reading};
-use crate::correction::{Correction, Standing};
+use crate::agreement::load_agreements;
+use crate::correction::{Correction, Standing, add_coupons};
+use crate::coupon::CouponValue;
 use crate::document::{Evidence, SourceClass, instant_text};
 use crate::invoice::draft;
 use crate::late_usage::{Billed, Step};
 use crate::lifecycle::{AnyStored, Status};
+use crate::money::Money;
 use crate::read::ReadError;
 use crate::snapshot::{CreditSnapshot, Snapshot};
 use crate::statements::{BILLING, PREVIEWERS, Statement};
+use crate::terms::Terms;
 
 /// An adjustment that was charged for a period, and the invoice that carries it.
 #[derive(Clone, Debug)]
@@ -73,6 +80,8 @@ struct AdjustmentRow {
 pub(super) async fn recount(connection: &mut PgConnection, customer_id: &str) -> Result<Vec<Recounted>, BillingError> {
     let rows: Vec<NewerRow> = sqlx::query_as(NEWER).bind(customer_id).fetch_all(&mut *connection).await?;
     let mut recounted = Vec::with_capacity(rows.len());
+    // What the corrections so far use of balances, which nothing that is stored says yet.
+    let mut taken = BTreeMap::new();
     for row in rows {
         let cause = format!(
             "{}, counted again on {} (cut {})",
@@ -84,13 +93,43 @@ pub(super) async fn recount(connection: &mut PgConnection, customer_id: &str) ->
         let source_class = class(&row.cut_class, &row.invoice_id)?;
         let kept = (row.snapshot.as_str(), row.source_class.as_str());
         let invoice = invoiced(row.invoice_id, row.invoice_number, customer_id, &row.status, kept)?;
-        let terms = invoice.snapshot.terms.as_ref().ok_or_else(|| broken(&invoice.id, "terms"))?;
+        let terms = invoice.snapshot.terms.clone().ok_or_else(|| broken(&invoice.id, "terms"))?;
+        let terms = with_balances_of_now(connection, customer_id, terms, &taken).await?;
         let usage = usage_reading::closed(connection, row.close_id).await?;
-        let count = draft(terms, &usage)?;
+        let count = draft(&terms, &usage)?;
         let steps = billed(connection, &invoice, customer_id).await?.steps_to(&count, &cause)?;
+        for step in &steps {
+            add_coupons(&mut taken, &step.correction().coupons)?;
+        }
         recounted.push(Recounted { invoice, close_id: row.close_id, evidence, source_class, steps });
     }
     Ok(recounted)
+}
+
+/// An invoice's own terms, but for its balances: what other months have used of them since is gone, with what `more` adds to it.
+async fn with_balances_of_now(
+    connection: &mut PgConnection,
+    customer_id: &str,
+    terms: Terms,
+    more: &BTreeMap<String, Money>,
+) -> Result<Terms, BillingError> {
+    if !terms.coupons.iter().any(|redeemed| matches!(redeemed.coupon.value, CouponValue::Balance(_))) {
+        return Ok(terms);
+    }
+    let id = CustomerId::parse(customer_id).map_err(|_| BillingError::UnknownCustomer)?;
+    let agreements = load_agreements(connection, Some(&[id]), terms.month).await?;
+    let (_, agreement) = agreements.into_iter().next().ok_or(BillingError::UnknownCustomer)?;
+    let coupons = agreement?.coupons;
+    let mut taken = coupons.into_iter().map(|redeemed| (redeemed.coupon.code, redeemed.taken)).collect();
+    add_coupons(&mut taken, more)?;
+    // What was given back since stays with later invoices: this one is counted with what it could have, and never with more.
+    for (code, before) in terms.coupons_taken() {
+        let now = taken.entry(code).or_insert(before);
+        if now.minor() < before.minor() {
+            *now = before;
+        }
+    }
+    Ok(terms.with_balances_taken(&taken))
 }
 
 /// Everything that is billed for an invoice's period now.

@@ -8,6 +8,7 @@ use billing::{
     Phase, Retroactive, Share, Span, Terms, Tier, change, draft, load_agreements, preview,
 };
 use chrono::NaiveDate;
+use sqlx::Connection as _;
 
 use crate::fixture::{Fixture, at, only, only_preview};
 
@@ -233,6 +234,51 @@ async fn days_that_are_billed_stay_as_they_were_agreed_on_unless_that_is_allowed
         assert!(allowed.unwrap(), "{what:?}");
     }
     assert!(make(&fixture, Change::Tier { customer: anna(), tier: Tier::Fintech, from: day("2026-11-01") }).await);
+}
+
+#[tokio::test]
+async fn an_end_of_contract_that_was_billed_to_is_not_moved_without_saying_so() {
+    let fixture = Fixture::new().await;
+    fixture.customer("anna", "standard", "2026-01-01T00:00:00Z").await;
+    let end = |on: Option<&str>| Change::ContractEnd { customer: anna(), on: on.map(day) };
+    assert!(make(&fixture, end(Some("2026-10-21"))).await);
+    let last = fixture.only_invoice(&fixture.issue_october().await).await;
+    assert_eq!((last.kind.as_str(), last.subtotal.as_str()), ("final", "1290.32"), "20 of 31 days");
+    // The other eleven days would be billed by nobody.
+    for on in [None, Some("2026-10-22"), Some("2027-01-01"), Some("2026-10-20")] {
+        let error = try_change(&fixture, end(on)).await.unwrap_err();
+        assert!(matches!(error, ChangeError::Invoiced { invoices: 1, .. }), "{on:?}: {error}");
+    }
+    assert!(!make(&fixture, end(Some("2026-10-21"))).await, "it stands as it is");
+    // An end that no invoice reaches moves freely.
+    fixture.customer("bert", "standard", "2026-01-01T00:00:00Z").await;
+    fixture.issue_october().await;
+    let bert = CustomerId::from_str("bert").unwrap();
+    for on in [Some("2026-11-01"), Some("2027-01-01"), Some("2026-11-11"), None] {
+        assert!(make(&fixture, Change::ContractEnd { customer: bert.clone(), on: on.map(day) }).await, "{on:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_change_waits_for_the_run_that_bills_its_customer_and_then_finds_the_invoice() {
+    let fixture = Fixture::new().await;
+    fixture.customer("anna", "standard", "2026-01-01T00:00:00Z").await;
+    // Whoever bills the customer holds its lock.
+    let mut connection = fixture.connect("securebase_billing").await;
+    let mut billing = connection.begin().await.unwrap();
+    sqlx::query("select pg_advisory_xact_lock(731152, hashtext('anna'))").execute(&mut *billing).await.unwrap();
+    let what = Change::Tier { customer: anna(), tier: Tier::Fintech, from: day("2026-10-16") };
+    let changing = try_change(&fixture, what);
+    let watching = async {
+        let waits =
+            "select count(*)::text from pg_locks where locktype = 'advisory' and not granted and classid = 731152";
+        while fixture.texts(waits).await != ["1"] {
+            assert_eq!(fixture.count("customer_tiers").await, 0, "it did not wait");
+        }
+        billing.rollback().await.unwrap();
+    };
+    let (changed, ()) = tokio::join!(changing, watching);
+    assert!(changed.unwrap());
 }
 
 #[tokio::test]

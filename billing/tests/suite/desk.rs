@@ -147,21 +147,38 @@ async fn an_invoice_of_nothing_is_issued_numbered_and_paid_at_once() {
 async fn a_year_paid_ahead_is_an_invoice_of_its_own_and_covers_the_base_fee() {
     let fixture = Fixture::new().await;
     fixture.customer("anna", "standard", "2026-01-01T00:00:00Z").await;
-    let from = "2026-10-01".parse().unwrap();
-    let prepay = async || {
+    let prepay = async |from: &str| {
+        let from = from.parse().unwrap();
         billing::prepay(&fixture.billing, "anna", from, &seller(), "operator:ada", at("2026-09-20T00:00:00Z")).await
     };
-    match prepay().await {
-        Ok(billed) => {
-            let invoice = fixture.invoice(&billed.id).await;
-            assert_eq!((invoice.kind.as_str(), invoice.total.as_str()), ("prepayment", "22032.00"));
-            assert!(prepay().await.unwrap_err().to_string().contains("is covered by INV-2026-09-0001"));
-            let october = fixture.only_invoice(&fixture.issue_october().await).await;
-            assert_eq!((october.subtotal.as_str(), october.status.as_str()), ("0.00", "paid"));
-        }
-        // Cards of the first tables have no prepayment; those loaded from files do.
-        Err(error) => assert!(error.to_string().contains("has no annual prepayment"), "{error}"),
+    let refused = async |from: &str| prepay(from).await.unwrap_err().to_string();
+    let billed = prepay("2026-10-01").await.unwrap();
+    let invoice = fixture.invoice(&billed.id).await;
+    assert_eq!((invoice.kind.as_str(), invoice.total.as_str()), ("prepayment", "22032.00"));
+    // No day is paid ahead twice, on whichever side of it the other year begins.
+    for (from, days) in [
+        ("2026-10-01", "2026-10-01 to 2027-09-30"),
+        ("2027-09-30", "2027-09-30 to 2027-09-30"),
+        ("2026-07-01", "2026-10-01 to 2027-06-30"),
+    ] {
+        let said = refused(from).await;
+        assert!(said.contains(&format!("{days} is covered by INV-2026-09-0001")), "{from}: {said}");
     }
+    let october = fixture.only_invoice(&fixture.issue_october().await).await;
+    assert_eq!((october.subtotal.as_str(), october.status.as_str()), ("0.00", "paid"));
+    let next = prepay("2027-10-01").await.unwrap();
+    assert_eq!(fixture.invoice(&next.id).await.period.end, "2028-10-01", "the year after follows");
+
+    // Days that a month was billed for are not paid ahead as well.
+    fixture.customer("bert", "standard", "2026-01-01T00:00:00Z").await;
+    fixture.issue_october().await;
+    let prepay_of_bert = async |from: &str| {
+        let from = from.parse().unwrap();
+        billing::prepay(&fixture.billing, "bert", from, &seller(), "operator:ada", at("2026-11-20T00:00:00Z")).await
+    };
+    let said = prepay_of_bert("2026-10-31").await.unwrap_err().to_string();
+    assert!(said.contains("days from 2026-10-31 on are billed by INV-2026-11-"), "{said}");
+    prepay_of_bert("2026-11-01").await.unwrap();
 }
 
 #[tokio::test]

@@ -3,10 +3,11 @@
 use billing::{
     Correction, Coupon, CouponValue, Currency, Days, Evidence, Fraction, Head, Invoice, InvoiceDocument, Money, Month,
     Party, Phase, PrepaidFee, RateCard, RedeemedCoupon, Share, SourceClass, Span, Standing, Stretch, TaxRate, Terms,
-    Tier, Usage, UsagePart, Windows, annual_prepayment, draft, render_text, seeded,
+    Tier, Usage, UsagePart, Windows, annual_prepayment, draft, render_csv, render_text, seeded,
 };
 use chrono::NaiveDate;
 use ingest::{Meter, Meters, Timestamp};
+use rust_decimal::Decimal;
 
 use crate::golden::check;
 
@@ -106,9 +107,35 @@ fn preview() -> Head {
     Head::preview(seller, buyer)
 }
 
+/// Compares the text with the reviewed one, and adds the CSV up.
+fn review(name: &str, document: &InvoiceDocument) {
+    check(name, &render_text(document));
+    let bytes = render_csv(document).unwrap();
+    let rows: Vec<csv::StringRecord> =
+        csv::Reader::from_reader(bytes.as_slice()).records().map(Result::unwrap).collect();
+    let amounts = |kind: &str| -> Vec<Decimal> {
+        rows.iter().filter(|row| &row[6] == kind).map(|row| row[14].parse().unwrap()).collect()
+    };
+    let sum = |kind: &str| amounts(kind).into_iter().sum::<Decimal>();
+    let mut left = sum("line");
+    for (added, result) in
+        [("", "subtotal"), ("deduction", "net"), ("tax", "total"), ("adjustment", "payable"), ("prepaid_credit", "due")]
+    {
+        left += sum(added);
+        // A credit note ends with its total.
+        if let [stated] = amounts(result).as_slice() {
+            assert_eq!(*stated, left, "{name}: {result}");
+        } else {
+            assert!(document.is_credit_note() && matches!(result, "payable" | "due"), "{name} has no {result}");
+        }
+    }
+    let adjusted = sum("adjustment_line") + sum("adjustment_deduction") + sum("adjustment_tax");
+    assert_eq!(adjusted, sum("adjustment"), "{name}");
+}
+
 fn show(name: &str, terms: &Terms, usage: &Usage) -> Invoice {
     let invoice = draft(terms, usage).unwrap_or_else(|error| panic!("{name}: {error}"));
-    check(&format!("{name}.txt"), &render_text(&InvoiceDocument::of(&invoice, Some(terms), preview())));
+    review(&format!("{name}.txt"), &InvoiceDocument::of(&invoice, Some(terms), preview()));
     invoice
 }
 
@@ -226,7 +253,7 @@ fn every_kind() {
     let taxes = [TaxRate::of_customer(share("0.08"))];
     let (yearly, covers) = annual_prepayment(&seeded(Tier::Fintech), "anna", day("2026-11-15"), &taxes).unwrap();
     let document = InvoiceDocument::of(&yearly, None, Head { evidence: None, ..issued("INV-2026-11-0012") });
-    check("kind_prepayment.txt", &render_text(&document));
+    review("kind_prepayment.txt", &document);
 
     let mut prepaid = terms(seeded(Tier::Fintech), "2026-11");
     prepaid.prepaid = vec![PrepaidFee { invoice: "INV-2026-11-0012".into(), ..covers }];
@@ -254,7 +281,7 @@ fn coupons_and_credit() {
     let settled = invoice.settled(Vec::new(), usd(100_000)).unwrap();
     let document = InvoiceDocument::of(&settled, Some(&fintech), issued("INV-2026-11-0001"));
     assert_eq!((document.total.as_str(), document.due.as_str()), ("7582.96", "6582.96"));
-    check("prepaid_credit.txt", &render_text(&document));
+    review("prepaid_credit.txt", &document);
 
     let mut small = terms(seeded(Tier::Standard), "2026-10");
     small.coupons = vec![
@@ -313,7 +340,7 @@ fn every_correction() {
     let credit_note = |name: &str, correction: &Correction, number: &str| {
         let head = Head { due_at: None, ..issued(number) };
         let document = InvoiceDocument::of_credit_note(correction, "anna", head);
-        check(&format!("{name}.txt"), &render_text(&document));
+        review(&format!("{name}.txt"), &document);
         document
     };
     let terms = near_the_threshold();
@@ -332,14 +359,14 @@ fn every_correction() {
     let invoice = draft(&november, &Usage::default()).unwrap().settled(vec![adjustment.clone()], usd(0)).unwrap();
     let document = InvoiceDocument::of(&invoice, Some(&november), issued("INV-2026-12-0001"));
     assert_eq!((document.total.as_str(), document.due.as_str()), ("2160.00", "2214.00"));
-    check("adjustment_on_the_next_invoice.txt", &render_text(&document));
+    review("adjustment_on_the_next_invoice.txt", &document);
     let with_credit = draft(&november, &Usage::default()).unwrap().settled(vec![adjustment], usd(221_400)).unwrap();
     let document = InvoiceDocument::of(&with_credit, Some(&november), issued("INV-2026-12-0001"));
-    check("adjustment_paid_from_credit.txt", &render_text(&document));
+    review("adjustment_paid_from_credit.txt", &document);
 
     let reissued = Head { revision: 2, ..issued("INV-2026-11-0009") };
     let invoice = findings(&standard, 20);
-    check("revision.txt", &render_text(&InvoiceDocument::of(&invoice, Some(&standard), reissued)));
+    review("revision.txt", &InvoiceDocument::of(&invoice, Some(&standard), reissued));
 }
 
 #[test]

@@ -192,9 +192,13 @@ async fn late_usage_without_a_next_invoice_is_an_invoice_of_its_own() {
         billing::bill_late_usage(&fixture.billing, "anna", &seller(), "operator:ada", at("2026-11-09T00:00:00Z"))
             .await
             .unwrap();
+    let summary = "select billed_minor || ' billed, ' || open_minor || ' open' from customer_billing_summary";
+    assert_eq!(fixture.texts(summary).await, ["218700 billed, 218700 open"], "2,165.40 and 21.60");
     let invoice = fixture.invoice(billed.number.as_ref().unwrap()).await;
     assert_eq!((invoice.kind.as_str(), invoice.total.as_str(), invoice.due.as_str()), ("adjustment", "0.00", "21.60"));
     check("adjustment_invoice.txt", &render_text(&invoice));
+    let listed = billing::list_invoices(&mut fixture.operator().await, 1, None).await.unwrap().remove(0);
+    assert_eq!((listed.total.as_str(), listed.payable.as_str()), ("0.00", "21.60"), "what it is for stands in both");
     assert_eq!(fixture.billed_for_october("anna").await, [202_500, 16_200, 218_700]);
     // A second one of the same period is another revision.
     fixture.recount("anna", 600).await;
@@ -264,6 +268,106 @@ async fn a_reissue_bills_the_period_once_whatever_was_charged_for_it_elsewhere()
         [format!("anna: already issued {}", billed.number.unwrap())]
     );
     assert_eq!(fixture.count("credit_notes").await, 2);
+}
+
+#[tokio::test]
+async fn the_preview_knows_what_taking_back_from_a_paid_invoice_gives_as_credit() {
+    let fixture = Fixture::new().await;
+    // As before: a small October of its own, and most of it charged on November, which is paid. October is open.
+    fixture.customer("anna", "standard", "2026-10-31T00:00:00Z").await;
+    fixture.issue_october().await;
+    fixture.usage("anna", "2026-10-31T05:00:00Z", "late", Meter::GuardDutyFindings, 10_000).await;
+    fixture.close("anna", "2026-10", "proven").await;
+    let november = fixture.only_invoice(&fixture.issue("2026-11", "2026-12-01T00:00:00Z").await).await;
+    let payment = billing::PayRequest {
+        invoice: november.number.as_ref().unwrap(),
+        amount: None,
+        method: "card",
+        reference: "1",
+        received_at: at("2026-12-01T00:00:00Z"),
+    };
+    billing::pay(&fixture.billing, &payment, "operator:ada", at("2026-12-02T09:00:00Z")).await.unwrap();
+    fixture.execute("update usage_rows set total = 0").await.unwrap();
+    fixture.close("anna", "2026-10", "proven").await;
+    let preview = only_preview(preview(&fixture.billing, &request("2026-12")).await.unwrap());
+    let december = fixture.only_invoice(&fixture.issue("2026-12", "2027-01-01T00:00:00Z").await).await;
+    assert_eq!((december.prepaid_credit.as_str(), december.due.as_str()), ("540.00", "1620.00"));
+    assert_eq!((preview.prepaid_credit, preview.due), (december.prepaid_credit, december.due));
+}
+
+impl Fixture {
+    /// What of a coupon is used, by its customer's agreement as of a month.
+    async fn taken(&self, customer: &str, month: &str) -> (String, u32) {
+        let mut connection = self.connect("securebase_billing").await;
+        let id = customer.parse().unwrap();
+        let month = billing::Month::parse(month).unwrap();
+        let (_, agreement) = billing::load_agreements(&mut connection, Some(&[id]), month).await.unwrap().remove(0);
+        let coupon = agreement.unwrap().coupons.remove(0);
+        (coupon.taken.to_string(), coupon.invoices_used)
+    }
+
+    /// A standard customer with a promotional credit of 3,000.00 since October, and so many findings at 0.05 there.
+    async fn promoted(&self, customer: &str, findings: i128) {
+        self.customer(customer, "standard", "2026-10-01T00:00:00Z").await;
+        self.usage(customer, PER_FINDING, customer, Meter::GuardDutyFindings, findings).await;
+        self.execute(&format!(
+            "insert into coupons (code, description, kind, amount_minor, currency, valid_from, recorded_at)
+                 values ('WELCOME', 'Welcome', 'balance', 300000, 'USD', '2026-01-01', now()) on conflict do nothing;
+             insert into coupon_redemptions (customer_id, code, redeemed_on, recorded_at)
+                 values ('{customer}', 'WELCOME', '2026-10-01', now())"
+        ))
+        .await
+        .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn late_usage_takes_no_more_of_a_balance_than_other_months_have_left_of_it() {
+    let fixture = Fixture::new().await;
+    fixture.promoted("anna", 0).await;
+    let october = fixture.only_invoice(&fixture.issue_october().await).await;
+    let november = fixture.only_invoice(&fixture.issue("2026-11", "2026-12-01T00:00:00Z").await).await;
+    assert_eq!((october.coupons.as_str(), november.coupons.as_str()), ("2000.00", "1000.00"));
+    // With its own terms alone October would take 500.00 more, which November has had.
+    fixture.recount("anna", 10_000).await;
+    let preview = only_preview(preview(&fixture.billing, &request("2026-12")).await.unwrap());
+    let december = fixture.only_invoice(&fixture.issue("2026-12", "2027-01-01T00:00:00Z").await).await;
+    let [late] = december.adjustments.as_slice() else { panic!("{:?}", december.adjustments) };
+    assert_eq!([late.subtotal.as_str(), &late.coupons, &late.net, &late.total], ["500.00", "0.00", "500.00", "540.00"]);
+    assert_eq!((december.coupons.as_str(), december.due.as_str()), ("0.00", "2700.00"));
+    assert_eq!((preview.adjustments, preview.due), (december.adjustments, december.due));
+    assert_eq!(fixture.taken("anna", "2027-01").await, ("3,000.00".into(), 2), "December took nothing of it");
+    assert_eq!(fixture.billed_for_october("anna").await, [50_000, 4_000, 54_000]);
+}
+
+#[tokio::test]
+async fn what_a_correction_gives_back_of_a_balance_or_uses_of_it_counts_for_the_months_after() {
+    let fixture = Fixture::new().await;
+    fixture.promoted("anna", 10_000).await;
+    fixture.promoted("bert", 0).await;
+    fixture.issue_october().await;
+    assert_eq!(fixture.taken("anna", "2026-11").await, ("2,500.00".into(), 1));
+    // Anna's October comes to 500.00 less, of which nothing was to be paid: they are credit of the coupon again. Bert's comes to
+    // 500.00 more, and his coupon pays them.
+    for (customer, findings) in [("anna", 0), ("bert", 10_000)] {
+        fixture.recount(customer, findings).await;
+    }
+    let previews = preview(&fixture.billing, &request("2026-11")).await.unwrap();
+    let report = fixture.issue("2026-11", "2026-12-01T00:00:00Z").await;
+    for (((customer, previewed), result), (taken, coupons)) in
+        previews.into_iter().zip(&report.results).zip([("3,000.00", "1000.00"), ("3,000.00", "500.00")])
+    {
+        let november = fixture.invoice(&result.outcome.billed().unwrap().id).await;
+        let billing::Previewed::Document(previewed) = previewed else { panic!("{previewed:?}") };
+        assert_eq!(
+            (previewed.coupons.as_str(), &previewed.due),
+            (november.coupons.as_str(), &november.due),
+            "{customer}"
+        );
+        assert_eq!(november.coupons, coupons, "{customer}");
+        assert_eq!(fixture.taken(customer.as_str(), "2026-12").await.0, taken, "{customer}");
+    }
+    assert_eq!(fixture.billed_for_october("bert").await, [0, 0, 0]);
 }
 
 /// Cuts of October, months of billing and reissues in any order: what October is billed at is always its newest cut.

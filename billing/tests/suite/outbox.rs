@@ -265,9 +265,21 @@ async fn limits_of_the_tier_are_told_at_their_shares_once_a_month() {
     fixture.execute("insert into account_ownership values ('000000000005', 'anna', '[2026-11-12,)')").await.unwrap();
     assert_eq!(told("2026-11-12T00:00:00Z").await, 1, "all of them");
     assert_eq!(told("2026-12-01T00:00:00Z").await, 1, "another month");
+    // The tier of the day counts, not the one it began with; and nobody is told after the contract.
+    fixture
+        .execute(
+            "insert into customer_tiers (customer_id, valid_from, tier, recorded_at)
+                 values ('anna', '2026-12-31', 'fintech', now()), ('anna', '2027-02-01', 'standard', now());
+             insert into contract_ends (customer_id, ends_on, recorded_at) values ('anna', '2027-02-15', now())",
+        )
+        .await
+        .unwrap();
+    assert_eq!(told("2027-01-31T23:59:59Z").await, 0, "5 of 20 accounts");
+    assert_eq!(told("2027-02-15T00:00:00Z").await, 0);
+    assert_eq!(told("2027-02-14T23:59:59Z").await, 1, "5 of 5 accounts");
     fixture.recipient("anna", "ops@anna.example").await;
     let mailer = Scripted::default();
-    assert_eq!(fixture.send(&mailer, "2026-12-01T00:00:00Z").await.sent, 3);
+    assert_eq!(fixture.send(&mailer, "2026-12-01T00:00:00Z").await.sent, 3, "the last one is due later");
     let first = String::from_utf8(mailer.mails.lock().unwrap()[0].raw.clone()).unwrap();
     assert!(first.contains("Subject: anna uses 4 of 5 accounts"), "{first}");
     assert!(first.contains("80 % are reached"), "{first}");
@@ -414,4 +426,29 @@ async fn ses_is_given_the_raw_message_the_tag_and_the_configuration_set() {
     assert_eq!(request["Destination"]["ToAddresses"], serde_json::json!(["billing@anna.example"]));
     assert_eq!(fixture.texts("select message_id from notifications").await, ["0100-xyz"]);
     assert!(request["Content"]["Raw"]["Data"].as_str().unwrap().len() > 1000);
+}
+
+#[tokio::test]
+async fn an_address_that_no_message_has_room_for_is_refused_and_not_passed_over() {
+    let fixture = Fixture::new().await;
+    fixture.customer("anna", "standard", "2026-01-01T00:00:00Z").await;
+    fixture
+        .execute(
+            "insert into mail_recipients (customer_id, address, added_at, added_by)
+                 select 'anna', n || '@anna.example', now(), 'test' from generate_series(1, 49) n",
+        )
+        .await
+        .unwrap();
+    let mut connection = fixture.connect("securebase_billing").await;
+    let mut add = async |address: &str| {
+        let added = add_recipient(&mut connection, "anna", address, "operator:ada", at(NOW)).await;
+        added.map_err(|error| error.to_string())
+    };
+    assert_eq!(add("50@anna.example").await, Ok(()));
+    assert_eq!(add("50@anna.example").await, Ok(()), "again is not one more");
+    let full = "customer anna has 50 addresses, as many as one message goes to: suppress one first";
+    assert_eq!(add("51@anna.example").await, Err(full.to_owned()));
+    fixture.execute("update mail_recipients set suppressed_at = now(), suppressed_because = 'operator' where address = '7@anna.example'").await.unwrap();
+    assert_eq!(add("51@anna.example").await, Ok(()));
+    assert_eq!(add("7@anna.example").await, Err(full.to_owned()));
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use billing::outbox::SesMailer;
 use functions::bill::{BillSettings, Biller};
+use functions::settings::SettingsError;
 use functions::{Deadline, clients, edge, settings, start};
 use invoice_pdf::{PdfRenderer, Typefaces};
 use lambda_runtime::{LambdaEvent, service_fn};
@@ -13,14 +14,20 @@ use serde_json::value::RawValue;
 fn main() -> ExitCode {
     start(
         async || {
-            let settings = BillSettings::read(&settings::environment)?;
+            let mut settings = BillSettings::read(&settings::environment)?;
+            // Only this program links the typesetter.
+            let faces = match settings.typeface.take() {
+                None => Typefaces::embedded(),
+                Some(bytes) => Typefaces::with_additional(bytes).map_err(|error| SettingsError {
+                    problems: vec![format!("SECUREBASE_INVOICE_TYPEFACE: {error}")],
+                })?,
+            };
+            let renderer = Arc::new(PdfRenderer::new(faces));
             let config = clients::aws().await;
             let options = clients::database_options(&config, &settings.database).await?;
             let connections = u32::try_from(settings.workers).unwrap_or(u32::MAX).saturating_add(1);
             let pool = clients::pool_of(options, "securebase-billing", connections);
             let mailer = SesMailer::new(aws_sdk_sesv2::Client::new(&config), settings.configuration_set.clone());
-            // Only this program links the typesetter.
-            let renderer = Arc::new(PdfRenderer::new(Typefaces::embedded()));
             Ok(Biller { pool, settings, mailer, renderer, random: edge::random })
         },
         async |biller| {

@@ -4,7 +4,7 @@ use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection as _};
 
 use crate::mail_service::MailService;
-use crate::runtime_api::{Environment, Function, Outcome};
+use crate::runtime_api::{Environment, Function, NotStarted, Outcome};
 use crate::stage::{Program, Stage};
 
 const RUN: &str = r#"{"task":"run","period":"2026-01"}"#;
@@ -217,6 +217,33 @@ async fn documents_are_rendered_once_and_mail_leaves_with_them_also_when_the_fun
         let outcome = environment.invoke(event).await;
         assert!(matches!(&outcome, Outcome::Error { kind, .. } if kind == "Delivery.NotRecognized"), "{outcome:?}");
     }
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn a_typeface_of_its_own_is_checked_before_the_first_invocation() {
+    let stage = Stage::set().await;
+    let mail = MailService::start().await;
+    stage.customers(1).await;
+    let file = std::env::temp_dir().join(format!("securebase-typeface-{}.ttf", std::process::id()));
+    let mut function = function(&stage, &mail);
+    function.variables.insert("SECUREBASE_INVOICE_TYPEFACE".into(), file.to_str().unwrap().to_owned());
+    for (bytes, told) in
+        [(None, "cannot be read"), (Some(&b"no font"[..]), "the additional typeface is no TrueType or OpenType font")]
+    {
+        if let Some(bytes) = bytes {
+            std::fs::write(&file, bytes).unwrap();
+        }
+        let NotStarted { told: found, code } = Environment::start(&function).await.map(drop).unwrap_err();
+        let (kind, message) = found.unwrap();
+        assert_eq!((kind.as_str(), code), ("Runtime.SettingsInvalid", Some(1)));
+        assert!(message.contains("SECUREBASE_INVOICE_TYPEFACE: ") && message.contains(told), "{message}");
+    }
+    std::fs::write(&file, notosans::BOLD_TTF).unwrap();
+    let mut environment = Environment::start(&function).await.unwrap();
+    environment.invoke(RUN).await.answer();
+    assert_eq!(environment.invoke(SEND).await.answer()["rendered"], json!(1), "{}", environment.log());
+    std::fs::remove_file(&file).unwrap();
     stage.close().await;
 }
 
