@@ -338,6 +338,9 @@ pub(crate) async fn run(
         .fetch_all(&operator.pool)
         .await
         .map_err(TenantError::from)?;
+    // The commits of a run are seen before the disk has them.
+    let mut connection = operator.pool.acquire().await.map_err(TenantError::from)?;
+    billing::wait_for_disk(&mut connection).await.map_err(TenantError::from)?;
     let next_cursor = cut(&mut results, limit).map(|last| last.customer.clone());
     Ok(Json(AdminRunResults { results, next_cursor }))
 }

@@ -1,7 +1,9 @@
 //! A customer's issued invoices, as billing wrote them. Nothing is added up here.
 
 use aggregator::directory::CustomerId;
-use billing::{InvoiceDocument, InvoiceSummary, IssuedFilter, Month, ReadError, list_issued, load_invoice};
+use billing::{
+    InvoiceDocument, InvoiceSummary, IssuedFilter, Month, ReadError, list_issued, load_invoice, wait_for_invoices,
+};
 use ingest::Timestamp;
 use serde::Serialize;
 use sqlx::PgConnection;
@@ -71,7 +73,7 @@ impl Page {
     }
 }
 
-/// A page of the invoices that the transaction's tenant may see.
+/// A page of the invoices that the transaction's tenant may see. The transaction's end may wait for the disk.
 pub(crate) async fn list(
     connection: &mut PgConnection,
     customer: &CustomerId,
@@ -82,13 +84,16 @@ pub(crate) async fn list(
     for invoice in &invoices {
         check_owner(customer, &invoice.customer)?;
     }
+    let shown: Vec<&str> = invoices.iter().map(|invoice| invoice.id.as_str()).collect();
+    wait_for_invoices(connection, &shown).await.map_err(TenantError::from)?;
     let has_more = page.limit as usize <= invoices.len().saturating_sub(1);
     invoices.truncate(page.limit as usize);
     let next_cursor = invoices.last().filter(|_| has_more).map(|last| last.number.clone());
     Ok(InvoiceList { invoices, next_cursor })
 }
 
-/// The invoice with this number or id. One of another customer is as absent as one that never was.
+/// The invoice with this number or id. One of another customer is as absent as one that never was. The transaction's end may
+/// wait for the disk.
 pub(crate) async fn load(
     connection: &mut PgConnection,
     customer: &CustomerId,
@@ -100,6 +105,8 @@ pub(crate) async fn load(
         return Err(Problem::not_found("you have no issued invoice of this number or id; `/v1/invoices` lists yours"));
     };
     check_owner(customer, &document.customer)?;
+    let shown: Vec<&str> = document.id.as_deref().into_iter().collect();
+    wait_for_invoices(connection, &shown).await.map_err(TenantError::from)?;
     Ok(document.as_of(now))
 }
 

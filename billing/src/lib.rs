@@ -21,6 +21,7 @@ mod coupon;
 mod currency;
 mod days;
 mod document;
+mod durability;
 mod fraction;
 mod invoice;
 mod late_usage;
@@ -63,6 +64,7 @@ pub use document::{
     LineDocument, Party, PeriodDocument, RatesDocument, ReductionDocument, SourceClass, StepDocument, TaxDocument,
     UsageSource, WindowsDocument,
 };
+pub use durability::{wait_for_disk, wait_for_invoices};
 pub use fraction::{FRACTION_BITS_MAX, Fraction, NotAFraction};
 pub use invoice::{DraftError, Invoice, InvoiceKind, Settlement, Taken, TaxLine, Totals, draft};
 pub use late_usage::{Billed, Step as CorrectionStep};

@@ -26,7 +26,12 @@ pub fn statements() -> Vec<Statement> {
         crate::rate_card::loading::STATEMENTS,
         crate::simulation::STATEMENTS,
     ];
-    let own = [crate::audit::STATEMENTS, crate::read::STATEMENTS, crate::stored_document::STATEMENTS];
+    let own = [
+        crate::audit::STATEMENTS,
+        crate::durability::STATEMENTS,
+        crate::read::STATEMENTS,
+        crate::stored_document::STATEMENTS,
+    ];
     let rooms = [crate::run::STATEMENTS, crate::books::STATEMENTS, crate::outbox::STATEMENTS].concat();
     rooms.into_iter().chain(core).chain(own).flatten().copied().collect()
 }

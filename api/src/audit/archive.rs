@@ -129,6 +129,8 @@ pub async fn archive(
     let today = DateTime::<Utc>::from(now).date_naive();
     let name = format!("heads/{today}.json");
     let daily = DailyHeads { taken_at: now.to_string(), heads: heads(connection).await? };
+    // The head of an event that the database could still lose would break the chain for ever.
+    billing::wait_for_disk(connection).await?;
     if place.put_once(&name, json(&daily)).await? {
         archived.day = Some(today.to_string());
     }

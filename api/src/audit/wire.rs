@@ -118,6 +118,8 @@ pub(crate) async fn list(
     let filter = Filter::read(&parameters)?;
     let mut transaction = TenantTransaction::begin(&state.pool, &state.mac_key, &tenant.customer).await?;
     let mut events = read(&mut transaction, &filter).await.map_err(TenantError::from)?;
+    // The events of a billing run are seen before the disk has them.
+    billing::wait_for_disk(&mut transaction).await.map_err(TenantError::from)?;
     transaction.end().await?;
     let has_more = events.len() > filter.limit as usize;
     events.truncate(filter.limit as usize);

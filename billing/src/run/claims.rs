@@ -188,7 +188,8 @@ const JOIN: &str = "
 /// What is on the disk is always a beginning of what was committed: a database that dies takes the last invoices back, whole
 /// and with their numbers, and the next call of the run issues them. Whatever leaves is written by a transaction that waits,
 /// and then everything before it is on the disk, too: the rendered document, which mail and downloads need, and the end of
-/// the run, which its caller is told of. Source: PostgreSQL documentation, "Asynchronous Commit".
+/// the run, which its caller is told of. Whoever shows an invoice before that waits itself: [`crate::wait_for_invoices`].
+/// Source: PostgreSQL documentation, "Asynchronous Commit".
 const COMMIT_WITHOUT_WAITING: &str = "select set_config('synchronous_commit', 'off', true)";
 
 const TAKE: &str = "

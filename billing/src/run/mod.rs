@@ -48,6 +48,7 @@ use crate::books::issue::IssueError;
 use crate::catalogue::CatalogueError;
 use crate::currency::UnknownCurrency;
 use crate::document::{Head, InvoiceDocument, Party};
+use crate::durability::{wait_for_disk, wait_for_invoices};
 use crate::invoice::DraftError;
 use crate::money::AmountError;
 use crate::period::Month;
@@ -291,6 +292,8 @@ pub async fn issue_with(
     let mut connection = pool.acquire().await?;
     let is_finished = claims::close(&mut connection, run_id, now).await?;
     let results = claims::results(&mut connection, run_id).await?;
+    // Also where this call did not end the run: who is told of an invoice will find it.
+    wait_for_disk(&mut connection).await?;
     Ok(RunReport { run_id, period: request.period, results, is_finished })
 }
 
@@ -353,6 +356,7 @@ async fn preview_one(
 ) -> Result<Previewed, BillingError> {
     if let Some(id) = billing.issued(connection, customer.as_str()).await? {
         let document = load_invoice(connection, &id).await?.ok_or(sqlx::Error::RowNotFound)?;
+        wait_for_invoices(connection, &[&id]).await?;
         return Ok(Previewed::AlreadyIssued(Box::new(document)));
     }
     let Some((snapshot, source_class)) = billing.preview(connection, customer.as_str()).await? else {

@@ -26,8 +26,32 @@ pub(crate) const WORKED_EXAMPLE: [(Meter, i128); 5] = [
 ];
 
 pub(crate) struct Fixture {
-    database: TestDatabase,
+    database: Database,
     pub(crate) billing: PgPool,
+}
+
+/// Where the tables are.
+enum Database {
+    /// In a database of their own, on the server that all tests share.
+    Shared(TestDatabase),
+    /// On a server that somebody else keeps, and kills: the URLs of a role, with ROLE in its place.
+    Own(String),
+}
+
+impl Database {
+    fn url(&self, role: &str) -> String {
+        match self {
+            Self::Shared(database) => database.url(role),
+            Self::Own(pattern) => pattern.replace("ROLE", role),
+        }
+    }
+
+    fn superuser_url(&self) -> String {
+        match self {
+            Self::Shared(database) => database.superuser_url(),
+            Self::Own(_) => self.url("postgres"),
+        }
+    }
 }
 
 impl Fixture {
@@ -36,6 +60,17 @@ impl Fixture {
             TestDatabase::create(&migrations::fingerprint(), |url| async move { migrations::migrate(&url).await })
                 .await
                 .unwrap();
+        Self::of(Database::Shared(database)).await
+    }
+
+    /// The tables on a server without any, which listens on this port.
+    pub(crate) async fn on_server(port: u16) -> Self {
+        let database = Database::Own(format!("postgres://ROLE@127.0.0.1:{port}/postgres"));
+        migrations::migrate(&database.superuser_url()).await.unwrap();
+        Self::of(database).await
+    }
+
+    async fn of(database: Database) -> Self {
         let billing =
             PgPoolOptions::new().max_connections(16).connect(&database.url("securebase_billing")).await.unwrap();
         let fixture = Self { database, billing };

@@ -9,7 +9,7 @@ use ingest::Meter;
 
 use crate::fixture::{Fixture, at, request, summary};
 
-const NOW: &str = "2026-11-05T00:00:00Z";
+pub(crate) const NOW: &str = "2026-11-05T00:00:00Z";
 
 /// Cuts the connection of a customer at a point, so often.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl Interruptions for Cut {
 }
 
 /// Everything that must hold however a run was cut off: what is issued is whole, and what is not is not there.
-async fn check_whole(fixture: &Fixture, when: &str) {
+pub(crate) async fn check_whole(fixture: &Fixture, when: &str) {
     for (rule, violations) in [
         (
             "numbers are gapless and given once",
@@ -96,7 +96,11 @@ async fn check_whole(fixture: &Fixture, when: &str) {
 
 /// Customers with October billed and late usage of it, so that a run of November writes everything there is.
 async fn stage(customers: &[&str]) -> Fixture {
-    let fixture = Fixture::new().await;
+    stage_in(Fixture::new().await, customers).await
+}
+
+/// The same in a database that is there.
+pub(crate) async fn stage_in(fixture: Fixture, customers: &[&str]) -> Fixture {
     for customer in customers {
         fixture.customer(customer, "standard", "2026-01-01T00:00:00Z").await;
         fixture.usage(customer, "2026-09-03T00:00:00Z", customer, Meter::GuardDutyFindings, 500).await;

@@ -4,6 +4,7 @@
 
 mod agreements;
 mod desk;
+mod dying;
 mod fixture;
 mod gallery;
 mod golden;

@@ -7,7 +7,7 @@ mod show;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use billing::{InvoiceFilter, Month, Party, find_invoices};
+use billing::{InvoiceFilter, Month, Party, find_invoices, wait_for_disk};
 use serde_json::json;
 
 pub(super) use self::run::issue_month;
@@ -60,7 +60,9 @@ async fn list(global: &Global, arguments: cli::InvoiceList) -> anyhow::Result<Ex
     let platform = Platform::open(global, Work::Database).await?;
     let found = super::with_platform(platform, |stores| async move {
         let mut connection = stores.database.pool(Role::Operator)?.acquire().await?;
-        Ok(find_invoices(&mut connection, &filter, arguments.limit, edge::now()).await?)
+        let found = find_invoices(&mut connection, &filter, arguments.limit, edge::now()).await?;
+        wait_for_disk(&mut connection).await?;
+        Ok(found)
     })
     .await?;
     if global.json {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use billing::{
     InvoiceAccount, InvoiceDocument, load_account, load_credit_note, load_invoice, render_csv, render_html,
-    render_text, stored_or_rendered,
+    render_text, stored_or_rendered, wait_for_disk,
 };
 use serde_json::json;
 
@@ -72,6 +72,7 @@ async fn load(stores: &Stores, number: &str) -> anyhow::Result<(Option<InvoiceDo
         Some(id) => load_account(&mut connection, &id).await?,
         None => None,
     };
+    wait_for_disk(&mut connection).await?;
     Ok((document, account))
 }
 
