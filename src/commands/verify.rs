@@ -17,7 +17,9 @@ use crate::cli::{self, Global};
 use crate::platform::{Platform, Work};
 use crate::replay::expand;
 use crate::stores::{Role, Stores};
-use crate::verify::{Difference, EvidenceFile, Findings, Logs, StoreFindings, against_evidence, against_stores};
+use crate::verify::{
+    BilledLine, Difference, EvidenceFile, Findings, Logs, StoreFindings, against_evidence, against_stores, misbilled,
+};
 use crate::{declared, edge, print};
 
 /// The exit code when something differs.
@@ -106,18 +108,20 @@ fn check_invoice(path: &Path, evidence: &EvidenceFile) -> anyhow::Result<()> {
         "{}: the invoice is for the evidence {named}, the file is {sha256}: export the evidence of the invoice's cut",
         at()
     );
-    for (meter, billed) in billed(&invoice, evidence) {
-        let of_meter = evidence.lines.iter().filter(|(line, _)| line.meter == meter);
-        let mut claimed = Number::default();
-        for total in of_meter.filter_map(|(_, claim)| Number::read_sum(&claim.total)) {
-            claimed += &total;
-        }
-        anyhow::ensure!(
-            billed == claimed,
-            "{}: the invoice bills {billed} of {meter}, its evidence has {claimed}",
-            at()
-        );
-    }
+    let is_counted = |meter: &str| evidence.meters.get(meter).is_some_and(|aggregation| aggregation == "count");
+    let lines = find(&invoice, "lines").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let lines = BilledLine::all(lines, is_counted);
+    let claimed = evidence.lines.iter().filter_map(|(line, claim)| Some((line, Number::read_sum(&claim.total)?)));
+    let claimed: BTreeMap<&Line, Number> = claimed.collect();
+    let found = misbilled(&lines, claimed.iter().map(|(line, total)| (*line, total)));
+    let said: Vec<String> = found
+        .iter()
+        .map(|one| {
+            let when = if one.when.is_empty() { String::new() } else { format!(" ({})", one.when) };
+            format!("bills {} of {}{when}, its evidence has {}", one.billed, one.meter, one.used)
+        })
+        .collect();
+    anyhow::ensure!(said.is_empty(), "{}: the invoice {}", at(), said.join("; it "));
     Ok(())
 }
 
@@ -128,21 +132,6 @@ fn find<'a>(value: &'a Value, name: &str) -> Option<&'a Value> {
         Value::Array(elements) => elements.iter().find_map(|element| find(element, name)),
         _ => None,
     }
-}
-
-/// What usage lines bill of each meter, in raw units. Lines that do not say it, and those of a highest hour, are left out.
-fn billed(invoice: &Value, evidence: &EvidenceFile) -> BTreeMap<String, Number> {
-    let mut billed = BTreeMap::<String, Number>::new();
-    let lines = find(invoice, "lines").and_then(Value::as_array).into_iter().flatten();
-    for line in lines.filter(|line| line["aggregation"] != "peak") {
-        let Some(meter) = line["meter"].as_str() else { continue };
-        let is_counted = evidence.meters.get(meter).is_some_and(|aggregation| aggregation == "count");
-        let raw = line["quantity_raw"].as_str().or_else(|| line["quantity"].as_str().filter(|_| is_counted));
-        if let Some(raw) = raw.and_then(Number::read_sum) {
-            *billed.entry(meter.to_owned()).or_default() += &raw;
-        }
-    }
-    billed
 }
 
 fn show_evidence(global: &Global, logs: &Logs, evidence: &EvidenceFile, findings: &Findings) {

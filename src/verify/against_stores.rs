@@ -6,12 +6,14 @@ use aggregator::close::{Cut, Period, read_day, read_hour};
 use aggregator::directory::CustomerId;
 use aggregator::partition::Partition;
 use anyhow::Context as _;
+use billing::load_invoice;
 use futures::{StreamExt, TryStreamExt, stream};
 use ingest::{Bucket, FactValue, Hour, Window};
 use reference::{Line, Number};
 use sqlx::PgPool;
 use sqlx::types::chrono::{DateTime, Utc};
 
+use super::invoice_lines::{BilledLine, misbilled};
 use super::logs::Logs;
 use crate::stores::{Role, Stores};
 
@@ -105,17 +107,26 @@ pub(crate) async fn against_stores(
             findings.closes.extend(difference(line, &format!("{customer} cut {cut}"), total(line).to_string(), stored));
         }
     }
+    let mut connection = pool.acquire().await?;
     for invoice in invoices(&pool, period, customer).await? {
-        let owned = totals
-            .iter()
-            .filter(|(line, _)| line.meter == invoice.meter && owners.owner(line) == Some(&invoice.customer_id));
-        let by_recount = owned.fold(Number::default(), |mut sum, (_, total)| {
-            sum += total;
-            sum
-        });
-        let expected = invoice.closed.unwrap_or_else(|| by_recount.to_string());
-        let line = Line { meter: invoice.meter, account: invoice.customer_id, hour: period.to_string() };
-        findings.invoices.extend(difference(&line, &invoice.invoice_number, expected, invoice.quantity));
+        let InvoiceRow { invoice_id, invoice_number, customer_id, older_close } = invoice;
+        let document = load_invoice(&mut connection, &invoice_id).await?;
+        let document = document.with_context(|| format!("invoice {invoice_number} is gone while it is read"))?;
+        let document = serde_json::to_value(document)?;
+        // An issued document says raw units on every line of usage.
+        let lines = BilledLine::all(document["lines"].as_array().map_or(&[][..], Vec::as_slice), |_| false);
+        let found = match older_close {
+            None => misbilled(&lines, totals.iter().filter(|(line, _)| owners.owner(line) == Some(&customer_id))),
+            Some(close_id) => misbilled(&lines, &closed_totals(&pool, close_id).await?),
+        };
+        findings.invoices.extend(found.into_iter().map(|one| Difference {
+            line: Line { meter: one.meter, account: customer_id.clone(), hour: format!("{period}, {}", one.when) },
+            of: invoice_number.clone(),
+            by_recount: one.used.to_string(),
+            stored: one.billed.to_string(),
+            only_in_logs: Vec::new(),
+            only_in_counters: Vec::new(),
+        }));
     }
     Ok(findings)
 }
@@ -268,6 +279,18 @@ async fn closes(
     Ok(found)
 }
 
+/// The totals of a close, as numbers.
+async fn closed_totals(pool: &PgPool, close_id: i64) -> anyhow::Result<BTreeMap<Line, Number>> {
+    let totals: Vec<LineRow> = sqlx::query_as(TOTALS).bind(close_id).fetch_all(pool).await?;
+    let number = |row: LineRow| {
+        let (line, total) = row.line();
+        let broken = || format!("close {close_id} has a total that is no number: {total}");
+        let number = Number::read_sum(&total).with_context(broken)?;
+        Ok((line, number))
+    };
+    totals.into_iter().map(number).collect()
+}
+
 async fn invoices(pool: &PgPool, period: Period, customer: Option<&CustomerId>) -> anyhow::Result<Vec<InvoiceRow>> {
     let query = sqlx::query_as(INVOICES).bind(period.first_day()).bind(customer.map(CustomerId::as_str));
     Ok(query.fetch_all(pool).await?)
@@ -322,12 +345,11 @@ impl LineRow {
 
 #[derive(sqlx::FromRow)]
 struct InvoiceRow {
+    invoice_id: String,
     invoice_number: String,
     customer_id: String,
-    meter: String,
-    quantity: String,
-    /// The total of an older cut.
-    closed: Option<String>,
+    /// The close it was made from, where a newer one is there.
+    older_close: Option<i64>,
 }
 
 const CURSORS: &str = "select partition from rollup_cursors";
@@ -348,27 +370,18 @@ const TOTALS: &str = "
     where close_id = $1
     group by account_id, meter, window_start having sum(total) <> 0";
 
-// What an invoice bills of a meter, and the closed total it was made from if a newer cut is there: what came since is on other
-// invoices and credit notes. Lines that bill the highest hour are no sums.
+// Issued invoices of the period. One of an older cut bills that cut: what came since is on other invoices and credit notes.
 const INVOICES: &str = "
-    select i.invoice_number, i.customer_id, l.meter, trim_scale(sum(l.quantity_raw))::text as quantity,
+    select i.invoice_id::text as invoice_id, i.invoice_number, i.customer_id,
         case when i.close_id is distinct from (
             select c.close_id from closes c
             where c.customer_id = i.customer_id and c.period_start = i.period_start
             order by c.cut desc limit 1)
-        then (
-            select trim_scale(coalesce(sum(t.total), 0))::text from closed_totals t
-            where t.close_id = i.close_id and t.meter = l.meter)
-        end as closed
+        then i.close_id end as older_close
     from invoices i
-    join invoice_lines l using (invoice_id, customer_id)
-    where i.period_start = $1 and i.invoice_number is not null and l.meter is not null and i.kind in ('monthly', 'final')
+    where i.period_start = $1 and i.invoice_number is not null and i.kind in ('monthly', 'final')
         and ($2::text is null or i.customer_id = $2)
-        and not exists (
-            select from jsonb_array_elements(i.snapshot -> 'invoice' -> 'lines') s
-            where s ->> 'item' = l.item and s -> 'pricing' ->> 'aggregation' = 'peak')
-    group by i.invoice_number, i.customer_id, i.period_start, i.close_id, l.meter
-    order by i.invoice_number, l.meter";
+    order by i.invoice_number";
 
 const OWNERS: &str = "
     select account_id, customer_id, lower(valid), upper(valid) from account_ownership

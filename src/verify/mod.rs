@@ -5,9 +5,11 @@
 mod against_evidence;
 mod against_stores;
 mod evidence_file;
+mod invoice_lines;
 mod logs;
 
 pub(crate) use against_evidence::{Findings, against_evidence};
 pub(crate) use against_stores::{Difference, StoreFindings, against_stores};
 pub(crate) use evidence_file::EvidenceFile;
+pub(crate) use invoice_lines::{BilledLine, misbilled};
 pub(crate) use logs::Logs;

@@ -219,3 +219,42 @@ fn a_proven_source_is_incomplete_until_its_digests_say_otherwise() {
     assert_eq!(declare("best-effort"), json!(true));
     assert_eq!(close(&site, &[]).1["outcome"], "closed");
 }
+
+#[test]
+fn a_line_that_bills_the_highest_hour_is_counted_again_with_and_without_the_stores() {
+    let (site, logs) = site();
+    site.register(OTHER, "acme", "2024-01-01T00:00:00Z");
+    // The same hour of another account counts together with it, a quieter hour does not.
+    site.json(["replay", &site.write("logs/d.json", &object_of(OTHER, 0..5, TIME))]);
+    site.json(["replay", &site.write("logs/e.json", &object_of(ACCOUNT, 200..290, "2024-03-20T01:00:00Z"))]);
+    let card = "tier = \"standard\"\nversion = 2\ncurrency = \"USD\"\nvalid_from = 2024-03-01\n\n[[prices]]\n\
+                meter = \"cloudtrail_events\"\naggregation = \"peak\"\nunit = \"event of the highest hour\"\n\
+                model = \"per_unit\"\nprice = \"0.10\"\n";
+    site.json(["rate-cards", "load", &site.write("peak.toml", card.as_bytes())]);
+    close(&site, &[]);
+    let run = site.json(["invoice", "run", "--period", MONTH, "--customer", "acme"]);
+    let mut invoice = run["results"][0]["invoice"].clone();
+    assert_eq!((&invoice["lines"][0]["quantity"], &invoice["lines"][0]["amount"]), (&json!("105"), &json!("10.50")));
+    assert_eq!(verify(&site, &["--period", MONTH, &logs]).0, 0);
+
+    let evidence = export(&site, "evidence", &[]);
+    let away = Site::without_database();
+    let check = |invoice: &Value| {
+        let file = site.write("issued.json", invoice.to_string().as_bytes());
+        away.run(["verify", "--evidence", &evidence, "--invoice", &file, &logs])
+    };
+    check(&invoice).succeeded();
+    // The sum of the month is no highest hour.
+    invoice["lines"][0]["quantity_raw"] = json!("195");
+    let refused = check(&invoice);
+    let said =
+        "bills 195 of cloudtrail_events (the highest hour from 2024-03-01 to before 2024-04-01), its evidence has 105";
+    assert!(refused.refusal().contains(said), "{refused:?}");
+
+    fs::remove_file(site.path("logs/b.json")).unwrap();
+    let (code, lost) = verify(&site, &["--period", MONTH, &logs]);
+    let found = &lost["invoices"][0];
+    // Without the second object another hour is the highest.
+    assert_eq!((code, &found["by_recount"], &found["stored"]), (4, &json!("90"), &json!("105")), "{lost}");
+    assert!(found["hour"].as_str().unwrap().contains("the highest hour"), "{found}");
+}

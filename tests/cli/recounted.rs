@@ -123,7 +123,10 @@ fn every_form_is_recounted_and_what_was_lost_or_changed_is_named() {
         invoice["lines"].as_array_mut().unwrap().iter_mut().find(|line| line["meter"] == "log_storage_gb").unwrap();
     line["quantity_raw"] = json!(format!("{}1", line["quantity_raw"].as_str().unwrap()));
     let refused = with_invoice(&invoice);
-    assert!(refused.refusal().contains("of log_storage_gb, its evidence has"), "{refused:?}");
+    assert!(
+        refused.refusal().contains("of log_storage_gb (2026-10-01 to before 2026-11-01), its evidence has"),
+        "{refused:?}"
+    );
     let trail_only = verify(&away, &options, &paths[..1]).1;
     assert!(744 <= trail_only["lines_not_checked"]["nat_gateway_bytes"].as_u64().unwrap(), "{trail_only}");
 
