@@ -135,3 +135,89 @@ fn generated_objects_give_the_generators_own_answer() {
     assert_eq!(rows, answer.rows.iter().map(named).collect());
     assert_eq!((duplicates, answer.duplicates), (500, 500));
 }
+
+/// What the naive recount makes of an object, in the same words.
+fn recounted(name: &str, stored: &[u8], now: Timestamp) -> Outcome {
+    let mut recount = reference::Recount::default();
+    recount.add_object(name, stored, now.micros());
+    let said = |all: &BTreeMap<&'static str, u64>| all.iter().map(|(word, n)| ((*word).to_owned(), *n)).collect();
+    let mut rows = BTreeMap::<(String, String), u64>::new();
+    for (line, total) in recount.totals() {
+        *rows.entry((line.account, line.hour)).or_default() += total;
+    }
+    Outcome {
+        read: recount.read,
+        counted: recount.counted(),
+        duplicates: recount.duplicates,
+        not_counted: said(&recount.not_counted),
+        dead_letters: said(&recount.dead_letters),
+        // All meters together, without categories, of which the recount keeps none.
+        rows: rows
+            .into_iter()
+            .map(|((account, hour), total)| Quantity {
+                account,
+                hour: format!("{hour}:00:00Z"),
+                category: String::new(),
+                quantity: total.to_string(),
+            })
+            .collect(),
+    }
+}
+
+/// Every string of a record in turn, key or value, with something in it that is no text.
+fn spoilt(record: &str, with: &[u8]) -> Vec<Vec<u8>> {
+    let ends = record.match_indices('"').map(|(at, _)| at).skip(1).step_by(2);
+    ends.map(|end| [&record.as_bytes()[..end], with, &record.as_bytes()[end..]].concat()).collect()
+}
+
+#[test]
+fn what_is_no_text_is_judged_by_the_reader_as_by_the_naive_recount() {
+    const NAME: &str = "111122223333_CloudTrail_us-east-1_20261001T1240Z_Ab3d.json";
+    let now = Timestamp::parse_rfc3339("2026-10-01T13:00:00Z").unwrap();
+    let id = "49dfd327-5991-4a6e-9e1c-0123456789ab";
+    let event = |id: &str, source: &str, name: &str, more: &str| {
+        format!(
+            r#"{{"eventID":"{id}","eventTime":"2026-10-01T12:34:56Z","eventName":"{name}","eventSource":"{source}","eventType":"AwsApiCall","awsRegion":"eu-west-1","eventCategory":"Management","recipientAccountId":"111122223333","userIdentity":{{"accountId":"111122223333","arn":"a"}},"userAgent":"aws-cli","requestParameters":{{"x":["y"]}}{more}}}"#
+        )
+    };
+    let finding = r#"{"accountId":"111122223333","id":"f","createdAt":"2026-10-01T12:00:00Z","arn":"arn:aws:guardduty:eu-central-1:1:detector/d/finding/f","title":"t"}"#;
+    let records = [
+        event(id, "s3.amazonaws.com", "ListBuckets", ""),
+        event("no-uuid", "s3.amazonaws.com", "ListBuckets", ""),
+        event(id, "organizations.amazonaws.com", "CloseAccount", ""),
+        event(id, "s3.amazonaws.com", "ListBuckets", r#","Records":"none""#),
+        format!(r#"{{"detail-type":"GuardDuty Finding","source":"aws.guardduty","detail":{finding}}}"#),
+        finding.to_owned(),
+        r#"{"digestStartTime":"a","logFiles":["b"]}"#.to_owned(),
+        r#""text""#.to_owned(),
+    ];
+    let mut counted = 0;
+    for record in &records {
+        for with in [&b"\xff"[..], b"\xc3", b"\\ud800"] {
+            for spoilt in spoilt(record, with) {
+                // Beside one that is whole, which must not suffer.
+                let whole = event("59dfd327-5991-4a6e-9e1c-0123456789ab", "s3.amazonaws.com", "ListBuckets", "");
+                let object = [b"{\"Records\":[", &spoilt[..], b",", whole.as_bytes(), b"]}"].concat();
+                let mut found = outcome(NAME, object.as_slice(), now);
+                let rows = std::mem::take(&mut found.rows);
+                let mut by_hour = BTreeMap::<(String, String), u64>::new();
+                for row in rows {
+                    *by_hour.entry((row.account, row.hour)).or_default() += row.quantity.parse::<u64>().unwrap();
+                }
+                found.rows = by_hour
+                    .into_iter()
+                    .map(|((account, hour), n)| Quantity {
+                        account,
+                        hour,
+                        category: String::new(),
+                        quantity: n.to_string(),
+                    })
+                    .collect();
+                assert_eq!(found, recounted(NAME, &object, now), "{}", String::from_utf8_lossy(&object));
+                assert!((2, 1) <= (found.read, found.counted), "nothing is lost: {found:?}");
+                counted += u64::from(found.counted == 2);
+            }
+        }
+    }
+    assert!(10 < counted, "what does not decide does no harm: {counted}");
+}

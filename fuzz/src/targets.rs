@@ -187,11 +187,11 @@ fn evidence(input: &[u8]) {
     drop(identities(&log, input, &Meters::built_in()).now_or_never().expect("logs in memory never wait"));
 }
 
-/// The naive recount and the product: the same events, whole objects of CloudTrail that are JSON throughout. What is saved of
-/// damaged ones may differ: the product looks for the next record in more ways.
+/// The naive recount and the product: the same events, whole objects of CloudTrail that are JSON throughout, but for strings that
+/// are not UTF-8. What is saved of damaged ones may differ: the product looks for the next record in more ways.
 fn recount(input: &[u8]) {
-    let is_text = std::str::from_utf8(input).is_ok();
-    if !is_text || serde_json::Deserializer::from_slice(input).into_iter::<Value>().any(|value| value.is_err()) {
+    let text = String::from_utf8_lossy(input);
+    if serde_json::Deserializer::from_str(&text).into_iter::<Value>().any(|value| value.is_err()) {
         return;
     }
     const NAME: &str = "111122223333_CloudTrail_us-east-1_20261001T1240Z_Ab3d.json.gz";

@@ -28,6 +28,35 @@ pub(crate) fn starts(value: Option<&Json>, prefix: &str) -> bool {
     value.and_then(Json::text).is_some_and(|text| text.starts_with(prefix))
 }
 
+/// What tells events from other records, and what decides about them.
+const DECIDING: [&str; 9] = [
+    "eventID",
+    "eventTime",
+    "eventName",
+    "eventType",
+    "eventSource",
+    "EventSource",
+    "eventCategory",
+    "awsRegion",
+    "recipientAccountId",
+];
+
+/// Whether something that would decide is a string and no text, or a key beside it is: nobody knows what it says.
+pub(crate) fn is_undecidable(members: &[(Option<String>, Json)]) -> bool {
+    let is_broken = |of: &[(Option<String>, Json)], deciding: &[&str]| {
+        of.iter().any(|(key, value)| match key.as_deref() {
+            None => true,
+            Some(key) => deciding.contains(&key) && value.is_no_text(),
+        })
+    };
+    let is_user = |(key, value): &(Option<String>, Json)| match (key.as_deref(), value) {
+        (Some("userIdentity"), Json::Object(user)) => is_broken(user, &["accountId"]),
+        (Some("userIdentity"), user) => user.is_no_text(),
+        _ => false,
+    };
+    is_broken(members, &DECIDING) || members.iter().any(is_user)
+}
+
 pub(crate) fn is_event(record: &Json) -> bool {
     // S3, SQS, SNS and Kinesis deliveries have event names too; an EventBridge envelope has its event inside.
     if starts(record.get("eventSource"), "aws:")
@@ -72,7 +101,7 @@ pub(crate) fn event(
 pub(crate) fn event_time(time: Option<&Json>, now: i64) -> Result<i64, &'static str> {
     let event_time = match time {
         None | Some(Json::Null) => return Err("event_time_missing"),
-        Some(Json::Text(None)) => return Err("broken_json"),
+        Some(value) if value.is_no_text() => return Err("broken_json"),
         Some(time) => time.text().and_then(instant).ok_or("event_time_malformed")?,
     };
     if now + HOUR < event_time { Err("event_time_in_future") } else { Ok(event_time) }
@@ -139,7 +168,7 @@ pub(crate) fn account_of(given: Option<&Json>) -> Result<String, &'static str> {
         return Err("account_missing");
     }
     match given {
-        Some(Json::Text(None)) => Err("broken_json"),
+        Some(value) if value.is_no_text() => Err("broken_json"),
         Some(Json::Text(Some(account))) if is_account(account) => Ok(account.clone()),
         _ => Err("account_malformed"),
     }
@@ -166,7 +195,7 @@ fn event_account(
 /// A dimension's value: `none` where there is none.
 pub(crate) fn dimension(value: Option<&Json>) -> Result<String, &'static str> {
     match value {
-        Some(Json::Text(None)) => Err("broken_json"),
+        Some(value) if value.is_no_text() => Err("broken_json"),
         Some(Json::Text(Some(value))) if !value.is_empty() => {
             if is_dimension(value) {
                 Ok(value.clone())

@@ -20,6 +20,7 @@ const ACCOUNT_TYPE: &str = "AWS::::Account";
 const SOURCES_OF_USAGE: [&str; 4] = ["aws.config", "aws.guardduty", "aws.organizations", "aws.securityhub"];
 const DEAD_BROKEN: &str = "broken_json";
 const NOT_RECOGNIZED: &str = "not_recognized";
+const LIFE_CYCLE_MALFORMED: &str = "life_cycle_malformed";
 const PAYLOAD_MALFORMED: &str = "payload_malformed";
 
 /// What became of a record.
@@ -85,16 +86,20 @@ impl Door<'_> {
         if NESTING_MAX < record.nesting() {
             return Err("nested_too_deep");
         }
-        let Json::Object(members) = record else { return Err(NOT_RECOGNIZED) };
-        if members.iter().any(|(key, _)| key.is_none()) {
+        let Json::Object(members) = record else {
+            return Err(if record.is_no_text() { DEAD_BROKEN } else { NOT_RECOGNIZED });
+        };
+        if event::is_undecidable(members) {
             return Err(DEAD_BROKEN);
         }
+        // An event is told by a few fields; anything else has to be JSON throughout.
+        let is_utf8 = record.is_utf8();
         let has = |key: &str| record.get(key).is_some();
         let text = |key: &str| record.get(key).and_then(Json::text);
         if has("digestStartTime") && has("logFiles") {
             return self.not_counted("cloudtrail_digest");
         }
-        let is_broken_list = record.get("Records").is_some_and(|list| !matches!(list, Json::Array(_)));
+        let is_broken_list = is_utf8 && record.get("Records").is_some_and(|list| !matches!(list, Json::Array(_)));
         if event::is_event(record) {
             return self
                 .cloudtrail(record, None)
@@ -102,6 +107,9 @@ impl Door<'_> {
         }
         if is_broken_list {
             return Err("records_not_an_array");
+        }
+        if !is_utf8 {
+            return Err(NOT_RECOGNIZED);
         }
         if has("detail-type") {
             return self.envelope(record);
@@ -314,7 +322,12 @@ impl Door<'_> {
         let mut facts = Vec::new();
         let source = event.get("eventSource").and_then(Json::text);
         if source == Some("organizations.amazonaws.com") {
-            match organizations::life_cycle(event, &unit.account, at) {
+            let found = if event.is_utf8() {
+                organizations::life_cycle(event, &unit.account, at)
+            } else {
+                Err(LIFE_CYCLE_MALFORMED)
+            };
+            match found {
                 Ok(found) => facts.extend(found),
                 Err(reason) => beside.push(Outcome::DeadLetter(reason)),
             }
@@ -343,7 +356,13 @@ impl Door<'_> {
         let parameters = event.get("requestParameters");
         let is_test = parameters.and_then(|all| all.get("testMode")) == Some(&Json::Bool(true));
         let counts = self.rules.counts("put_evaluations", meter, &unit.account, at);
-        if !counts || !says_nothing(event.get("errorCode")) || is_test {
+        if !counts {
+            return Vec::new();
+        }
+        if !event.is_utf8() {
+            return vec![Outcome::DeadLetter("evaluations_malformed")];
+        }
+        if !says_nothing(event.get("errorCode")) || is_test {
             return Vec::new();
         }
         let Some(Json::Array(all)) = parameters.and_then(|all| all.get("evaluations")) else {

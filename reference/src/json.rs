@@ -14,6 +14,8 @@ pub enum Json {
     Number(String),
     /// A string; `None` if it names half a surrogate pair, which no Unicode string can hold.
     Text(Option<String>),
+    /// A string whose bytes are not UTF-8. As a member without a key it says that the key before it is such a string.
+    NotUtf8,
     /// An array.
     Array(Vec<Self>),
     /// An object with all its members in their order, also those whose key comes again.
@@ -65,6 +67,21 @@ impl Json {
         }
     }
 
+    /// Whether it is a string that is no text: what decides must be text.
+    pub fn is_no_text(&self) -> bool {
+        matches!(self, Self::Text(None) | Self::NotUtf8)
+    }
+
+    /// Whether all of it is UTF-8, as JSON must be (RFC 8259 section 8.1).
+    pub fn is_utf8(&self) -> bool {
+        match self {
+            Self::NotUtf8 => false,
+            Self::Array(elements) => elements.iter().all(Self::is_utf8),
+            Self::Object(members) => members.iter().all(|(_, member)| member.is_utf8()),
+            _ => true,
+        }
+    }
+
     /// How deep its objects and arrays nest; 0 for a scalar.
     pub fn nesting(&self) -> usize {
         match self {
@@ -82,6 +99,7 @@ impl Json {
             Self::Bool(value) => value.to_string(),
             Self::Number(text) => text.clone(),
             Self::Text(text) => quoted(text.as_deref()?),
+            Self::NotUtf8 => return None,
             Self::Array(elements) => {
                 let elements: Option<Vec<String>> = elements.iter().map(Self::canonical).collect();
                 format!("[{}]", elements?.join(","))
@@ -118,6 +136,13 @@ fn quoted(text: &str) -> String {
     quoted
 }
 
+/// What stands between two quotation marks.
+enum Characters {
+    /// `None` with half a surrogate pair in it.
+    Utf8(Option<String>),
+    NotUtf8,
+}
+
 struct Reader<'a> {
     text: &'a [u8],
     at: usize,
@@ -152,7 +177,10 @@ impl Reader<'_> {
             b'n' => self.word("null", Json::Null),
             b't' => self.word("true", Json::Bool(true)),
             b'f' => self.word("false", Json::Bool(false)),
-            b'"' => self.string().map(Json::Text),
+            b'"' => Ok(match self.string()? {
+                Characters::Utf8(text) => Json::Text(text),
+                Characters::NotUtf8 => Json::NotUtf8,
+            }),
             b'[' => self.array(depth),
             b'{' => self.object(depth),
             _ => self.number(),
@@ -197,7 +225,11 @@ impl Reader<'_> {
                 return Err(Broken);
             }
             self.blanks();
-            members.push((key, self.value(depth + 1)?));
+            let value = self.value(depth + 1)?;
+            match key {
+                Characters::Utf8(key) => members.push((key, value)),
+                Characters::NotUtf8 => members.extend([(None, value), (None, Json::NotUtf8)]),
+            }
             self.blanks();
             if self.take(b'}') {
                 return Ok(Json::Object(members));
@@ -208,7 +240,7 @@ impl Reader<'_> {
         }
     }
 
-    fn string(&mut self) -> Result<Option<String>, Broken> {
+    fn string(&mut self) -> Result<Characters, Broken> {
         self.at += 1;
         let mut bytes = Vec::new();
         let mut is_text = true;
@@ -216,9 +248,10 @@ impl Reader<'_> {
             match self.next()? {
                 b'"' => {
                     self.at += 1;
-                    // What is written as it is was valid before; only escapes can name half a pair.
-                    let text = String::from_utf8(bytes).map_err(|_| Broken)?;
-                    return Ok(is_text.then_some(text));
+                    return Ok(match String::from_utf8(bytes) {
+                        Ok(text) => Characters::Utf8(is_text.then_some(text)),
+                        Err(_) => Characters::NotUtf8,
+                    });
                 }
                 b'\\' => {
                     self.at += 1;
@@ -316,6 +349,12 @@ mod tests {
             assert_eq!(Json::parse(bad.as_bytes()), Err(Broken), "{bad}");
         }
         assert_eq!(Json::parse(b"\"\\ud800\""), Ok(Json::Text(None)));
+        assert_eq!(Json::parse(b"\"a\xff\""), Ok(Json::NotUtf8));
+        for (text, is_utf8) in
+            [(&b"{\"a\":[{\"b\":\"\xff\"}]}"[..], false), (b"{\"\xc3\":1}", false), (b"{\"\xc3\xa9\":1}", true)]
+        {
+            assert_eq!(Json::parse(text).unwrap().is_utf8(), is_utf8);
+        }
         assert_eq!(Json::parse(b"\"\\ud800\\u0041\""), Ok(Json::Text(None)));
         assert!(Json::parse(&[vec![b'['; 100_000], vec![b']'; 100_000]].concat()).is_err());
     }

@@ -28,8 +28,7 @@ pub(crate) fn records(stored: &[u8]) -> Vec<Record> {
 /// Every record of a text that ends early for this reason, if it does.
 pub(crate) fn records_of_content(content: &[u8], fault: Option<&'static str>) -> Vec<Record> {
     let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
-    let text = String::from_utf8_lossy(content);
-    let (mut found, ends_open) = cut(text.as_bytes());
+    let (mut found, ends_open) = cut(content);
     if let Some(fault) = fault
         && !found.contains(&Err("not_json"))
     {
