@@ -131,6 +131,10 @@ chaos: ## Real processes on embedded servers, killed at random moments behind a 
 	SECUREBASE_CHAOS_KILLS=$(or $(KILLS),300) SECUREBASE_CHAOS_EVENTS=$(or $(EVENTS),200000) SECUREBASE_CHAOS_SEED=$(or $(SEED),1) \
 		cargo test --release -p securebase --test cli -- --nocapture chaos::
 
+.PHONY: full-disk
+full-disk: build ## A disk that is really full, below a home and below PostgreSQL alone; mounts small file systems, and says so where it may not
+	$(PYTHON) checks/full_disk.py $(DEBUG)/securebase
+
 .PHONY: functions-report
 functions-report: ## Size, start, answers and memory of the Lambda functions, built for release
 	cargo build --release -p functions --bins

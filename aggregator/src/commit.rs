@@ -45,7 +45,8 @@ pub struct Committed {
     pub units: WriteUnits,
     /// How often another writer was faster.
     pub conflicts: u32,
-    /// How often an answer was lost and the entry had to be looked up.
+    /// How often an answer was lost: the entry had to be looked up, or a retry within the client met what an earlier try of it
+    /// had written.
     pub unknown_outcomes: u32,
 }
 
@@ -210,6 +211,7 @@ impl<L: CommitLog> Writer<'_, L> {
                 match self.append(known, gain, &entry).await? {
                     Appended::Ours => note_totals(gain, &entry),
                     Appended::Others => {
+                        tracing::debug!(partition = %known.partition(), version = entry.version, "met another writer");
                         conflicts += 1;
                         self.committed.conflicts += 1;
                         if conflicts == CONFLICTS_MAX {
@@ -235,7 +237,7 @@ impl<L: CommitLog> Writer<'_, L> {
             }
             Err(AppendError::Occupied) => {}
             Err(AppendError::Unknown(error)) => {
-                self.committed.unknown_outcomes += 1;
+                self.note_lost_answer(known, entry);
                 let entries = self.log.read_after(known.partition(), known.version()).await?;
                 if entries.is_empty() {
                     return Err(CommitError::Append(AppendError::Unknown(error)));
@@ -245,7 +247,15 @@ impl<L: CommitLog> Writer<'_, L> {
             Err(refused @ AppendError::Refused(_)) => return Err(CommitError::Append(refused)),
         }
         let entries = self.log.read_after(known.partition(), known.version()).await?;
+        if entries.first().is_some_and(|first| first.commit == entry.commit) {
+            self.note_lost_answer(known, entry);
+        }
         take_in(known, gain, entry, &entries)
+    }
+
+    fn note_lost_answer(&mut self, known: &Known, entry: &Entry) {
+        tracing::debug!(partition = %known.partition(), version = entry.version, "lost the answer to a write");
+        self.committed.unknown_outcomes += 1;
     }
 
     async fn catch_up(&mut self, known: &mut Known) -> Result<(), CommitError> {
@@ -318,7 +328,7 @@ mod tests {
         for (fault, fails, unknown_outcomes) in [
             (Fault::None, false, 0),
             (Fault::AnswerLost, false, 1),
-            (Fault::MeetsItself, false, 0),
+            (Fault::MeetsItself, false, 1),
             (Fault::Lost, true, 0),
             (Fault::Throttled, true, 0),
         ] {

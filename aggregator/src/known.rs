@@ -33,7 +33,7 @@ pub struct Known {
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum Untrusted {
     /// Versions are not contiguous from 1.
-    #[error("partition {partition}: version {found} stands where {expected} belongs")]
+    #[error("partition {partition}: entry {expected} is missing, entry {found} stands in its place")]
     Gap {
         /// Which log.
         partition: Partition,
@@ -41,6 +41,16 @@ pub enum Untrusted {
         expected: u64,
         /// The version that was read.
         found: u64,
+    },
+    /// Entries that were seen before are not there any more.
+    #[error("partition {partition}: entry {missing} is missing, the log ends before it and went up to entry {through}")]
+    EndsEarly {
+        /// Which log.
+        partition: Partition,
+        /// The first that is missing.
+        missing: u64,
+        /// The last that was seen.
+        through: u64,
     },
     /// A running total is not the number of identities so far.
     #[error("partition {partition}: version {version} says {stored} for a counter that has {counted}")]

@@ -11,6 +11,7 @@ mod completeness;
 mod coverage;
 mod digests;
 mod done;
+mod lists;
 mod proof;
 mod proofs;
 mod source;
@@ -19,6 +20,7 @@ pub use completeness::{AccountReport, Completeness, LaneReport, SourceReport};
 pub use coverage::{AccountScope, LaneState, Through, Waiting, complete_until};
 pub use digests::{ImportError, import_digests};
 pub use done::{ReceiptError, Receipts, is_acknowledged};
+pub use lists::import_lists;
 pub use proof::{ExpectedObject, ExpectedUsage, Previous, Proof};
 pub use proofs::{Proofs, RecordError, RefreshError, Refreshed};
 pub use source::{DeclareError, Source, SourceClass, Sources};
@@ -26,5 +28,5 @@ pub use source::{DeclareError, Source, SourceClass, Sources};
 /// Every statement of this module, for the test that prepares them against the schema.
 #[doc(hidden)]
 pub fn statements() -> Vec<&'static str> {
-    [source::STATEMENTS, proofs::STATEMENTS, completeness::STATEMENTS].concat()
+    [source::STATEMENTS, proofs::STATEMENTS, completeness::STATEMENTS, lists::STATEMENTS].concat()
 }

@@ -159,8 +159,8 @@ impl<L: CommitLog, R: RollUpStore> RollUp<L, R> {
         };
         if to_version < target {
             // Entries are never deleted, so what was gained cannot be missing.
-            let (partition, expected) = (partition.clone(), to_version + 1);
-            return Err(Untrusted::Gap { partition, expected, found: target }.into());
+            let (partition, missing) = (partition.clone(), to_version + 1);
+            return Err(Untrusted::EndsEarly { partition, missing, through: target }.into());
         }
         // A partition of facts has no counters.
         let counters = partition.hour().into_iter().flat_map(|window| {

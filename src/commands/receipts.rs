@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use aggregator::close::Period;
 use aggregator::directory::CustomerId;
 use aggregator::receipts::{
-    Completeness, Proofs, Receipts, Source, SourceClass, SourceReport, Sources, import_digests,
+    Completeness, Proofs, Receipts, Source, SourceClass, SourceReport, Sources, import_digests, import_lists,
 };
 use aggregator::usage_rows::UsageRows;
 use anyhow::Context;
@@ -83,7 +83,7 @@ async fn list(global: &Global, customer: Option<String>) -> anyhow::Result<ExitC
     Ok(ExitCode::SUCCESS)
 }
 
-/// Takes digests over, marks what is counted, and works out through which hour every source is complete.
+/// Takes digests and lists over, marks what is counted, and works out through which hour every source is complete.
 ///
 /// With a period, digests of all of it are looked at again; without, those of the last week.
 pub(crate) async fn refresh(stores: &Stores, period: Option<Period>) -> anyhow::Result<Vec<SourceReport>> {
@@ -96,6 +96,7 @@ pub(crate) async fn refresh(stores: &Stores, period: Option<Period>) -> anyhow::
         None => Stretch { start: now.saturating_add_secs(-LOOK_BACK_SECONDS), end: now },
     };
     import_digests(&stores.expectations(), &proofs, &PublicKeys::default(), stretch, now).await?;
+    import_lists(&pool, &proofs, now).await?;
     let receipts = Receipts {
         manifests: stores.manifests(),
         acknowledgements: stores.acknowledgements(),

@@ -8,7 +8,7 @@ mod proxy;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -99,6 +99,7 @@ impl World {
             .env("SECUREBASE_STORES", "aws")
             .env("SECUREBASE_NAME", NAME)
             .env("SECUREBASE_FLUSH_MS", "20")
+            .env("SECUREBASE_LOG", "error,aggregator::commit=debug")
             .env("AWS_EC2_METADATA_DISABLED", "true")
             .env("AWS_CONFIG_FILE", "/dev/null")
             .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
@@ -114,13 +115,21 @@ impl World {
         command
     }
 
-    /// Starts a process that says what it says to a file.
+    /// Starts a process that says what it says to a file, behind what those before it said of their troubles there.
     fn spawn(&self, arguments: &[&str], said: &str) -> Process {
         let (out, err) =
             (self.folder.path().join(format!("{said}.out")), self.folder.path().join(format!("{said}.err")));
         let mut command = self.command(arguments);
-        command.stdout(File::create(&out).unwrap()).stderr(File::create(&err).unwrap()).stdin(Stdio::null());
+        let troubles = OpenOptions::new().create(true).append(true).open(&err).unwrap();
+        command.stdout(File::create(&out).unwrap()).stderr(troubles).stdin(Stdio::null());
         Process { child: command.spawn().unwrap(), out, err }
+    }
+
+    /// How often processes that count said this as it happened, those that were killed right after it too.
+    fn said_by_those_who_count(&self, what: &str) -> usize {
+        let said = ["process-0.err", "process-1.err", "serving.err"].map(|name| self.folder.path().join(name));
+        let said = said.iter().filter_map(|path| std::fs::read(path).ok());
+        said.map(|text| String::from_utf8_lossy(&text).matches(what).count()).sum()
     }
 
     /// Runs a command until it succeeds; a network that cuts may make it fail before.
@@ -363,6 +372,8 @@ fn nothing_is_lost_or_counted_twice_whatever_is_killed_or_cut() {
     calm.database = None;
 
     let Met { kills, database_kills, gave_up, replays_done } = met;
+    let conflicts = world.said_by_those_who_count("met another writer");
+    let unknown_outcomes = world.said_by_those_who_count("lost the answer to a write");
     assert!(raged_on.log_units <= 2 * rested.log_units, "faults cost more than twice the writes of the commit log");
     let per_million = |units: u64| units * 1_000_000 / answer.events;
     let deed = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
@@ -370,7 +381,7 @@ fn nothing_is_lost_or_counted_twice_whatever_is_killed_or_cut() {
         "{kills} kills in {:.0} s, {database_kills} of them PostgreSQL's; {gave_up} processes gave up, {replays_done} read all\n\
          {} connections: {} delayed, {} cut, {} half-closed\n\
          {} events, {} copies, difference 0; the last readings: {balance}, {again}\n\
-         met by those who count: {}\n\
+         conflicts: {conflicts}, unknown outcomes: {unknown_outcomes}, as they were met; written down by processes: {}\n\
          {} readings of objects with {} slices, {} of them redelivered; {} duplicates dropped\n\
          write units of the commit log per million events: {} with faults, {} without (factor {:.2})\n\
          write units of receipts, one a reading: {} with faults, {} without\n\

@@ -217,3 +217,56 @@ fn lists_of_an_organization_start_its_accounts_and_show_which_are_no_longer_ther
     let live = |account: &str| json!({ "account": account, "quantity": "5400" });
     assert_eq!(rows, json!([live(ACCOUNT), live(OTHER)]), "half an hour and an hour");
 }
+
+#[test]
+fn lists_make_accounts_reconciled_as_far_as_they_agree_with_what_was_told() {
+    const OTHER: &str = "222233334444";
+    let site = Site::new();
+    let list = |accounts: &[&str], at: &str| {
+        let listed = |account: &&str| {
+            let arn = format!("arn:aws:organizations::{ACCOUNT}:account/o-exampleorgid/{account}");
+            json!({ "Id": account, "Arn": arn, "State": "ACTIVE", "JoinedTimestamp": "2026-09-30T23:30:00Z" })
+        };
+        let accounts: Vec<Value> = accounts.iter().map(listed).collect();
+        site.write(at, json!({ "Accounts": accounts, "listedAt": at }).to_string().as_bytes())
+    };
+    site.add_customer("acme", "standard");
+    let register = ["accounts", "register-organization", "o-exampleorgid", "--customer", "acme", "--from"];
+    site.json([register.as_slice(), &["2024-01-01T00:00:00Z"]].concat());
+    site.json(["replay", &list(&[ACCOUNT, OTHER], "2026-10-02T00:00:00Z")]);
+    let declare = ["receipts", "declare", "--customer", "acme", "--meter", "accounts", "--class", "reconciled"];
+    site.json([declare.as_slice(), &["--since", "2026-10-01T00:00:00Z"]].concat());
+    let through = || site.json(["receipts", "list"])["sources"][0]["complete_through"].clone();
+    assert_eq!(through(), "2026-10-01T22:00:00Z", "up to the list, less the lateness");
+
+    let close = || {
+        let ran = site.run(["close", "--period", "2026-10", "--json"]);
+        (ran.code, ran.report()["closes"][0].clone())
+    };
+    let (code, refused) = close();
+    let said = |close: &Value| close["missing"].as_array().unwrap().iter().map(Value::to_string).collect::<String>();
+    assert_eq!((code, &refused["outcome"]), (Some(3), &json!("refused")), "{refused}");
+    assert!(said(&refused).contains("nothing proven after 2026-10-02T00:00:00Z"), "{refused}");
+
+    // A list in two pages that does not have an account of which nobody said that it left.
+    site.json(["replay", &list(&[ACCOUNT], "2026-11-01T02:00:00Z")]);
+    let (code, refused) = close();
+    assert_eq!(code, Some(3), "{refused}");
+    assert!(said(&refused).contains(OTHER) && !said(&refused).contains(ACCOUNT), "{refused}");
+    assert_eq!(through(), "2026-10-01T22:00:00Z");
+
+    // It left, says an event that comes late: now everybody agrees.
+    let mut left = record(ACCOUNT, 1, "2026-10-20T12:00:00Z");
+    left["eventSource"] = json!("organizations.amazonaws.com");
+    left["eventName"] = json!("RemoveAccountFromOrganization");
+    left["requestParameters"] = json!({ "accountId": OTHER });
+    site.json(["replay", &site.write("left.json", json!({ "Records": [left] }).to_string().as_bytes())]);
+    let (code, closed) = close();
+    assert_eq!((code, &closed["outcome"]), (Some(0), &json!("closed")), "{closed}");
+    let accounts = closed["accounts"].as_array().unwrap().iter().filter(|one| one["meter"] == "accounts");
+    assert!(
+        accounts.clone().count() == 2 && accounts.clone().all(|one| one["source_class"] == "reconciled"),
+        "{closed}"
+    );
+    assert_eq!(through(), "2026-11-01T00:00:00Z");
+}

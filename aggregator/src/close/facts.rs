@@ -177,8 +177,8 @@ impl BucketFacts {
             }
         }
         if known.version() < cut {
-            let (partition, expected) = (partition.clone(), known.version() + 1);
-            return Err(Untrusted::Gap { partition, expected, found: cut }.into());
+            let (partition, missing) = (partition.clone(), known.version() + 1);
+            return Err(Untrusted::EndsEarly { partition, missing, through: cut }.into());
         }
         self.versions.insert(partition.clone(), known.version());
         Ok(())

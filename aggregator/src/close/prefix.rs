@@ -115,8 +115,8 @@ impl CountedHour {
         match cut {
             // Entries are never deleted, so what was rolled up cannot be missing.
             Some(cut) if known.version() < cut => {
-                let (partition, expected) = (partition.clone(), known.version() + 1);
-                Err(Untrusted::Gap { partition, expected, found: cut }.into())
+                let (partition, missing) = (partition.clone(), known.version() + 1);
+                Err(Untrusted::EndsEarly { partition, missing, through: cut }.into())
             }
             _ => Ok(known),
         }

@@ -130,8 +130,8 @@ impl<L: CommitLog, R: RollUpStore> RollUp<L, R> {
         }
         if version < target {
             // Entries are never deleted, so what was gained cannot be missing.
-            let (partition, expected) = (partition.clone(), version + 1);
-            return Err(Untrusted::Gap { partition, expected, found: target }.into());
+            let (partition, missing) = (partition.clone(), version + 1);
+            return Err(Untrusted::EndsEarly { partition, missing, through: target }.into());
         }
         Ok(FactAdvance { partition: partition.clone(), from_version: cursor, to_version: version, facts })
     }

@@ -174,14 +174,25 @@ async fn a_partition_at_fault_does_not_hold_up_the_others() {
     // A gap, and an end that is missing.
     tables.log.append(&root(0), &stray(3)).await.unwrap();
     let refused = roll_up.apply(wanted([3, 5, 1, 0]), now()).await.unwrap();
-    let gap = |at, found| Untrusted::Gap { partition: root(at), expected: 2, found };
-    for (refused, expected) in refused.iter().zip([gap(0, 3), gap(1, 5)]) {
-        assert!(matches!(&refused.reason, RollUpError::Untrusted(found) if *found == expected), "{refused}");
+    let gap = Untrusted::Gap { partition: root(0), expected: 2, found: 3 };
+    let end = Untrusted::EndsEarly { partition: root(1), missing: 2, through: 5 };
+    for (refused, expected) in refused.iter().zip([&gap, &end]) {
+        assert!(matches!(&refused.reason, RollUpError::Untrusted(found) if found == expected), "{refused}");
     }
     assert_eq!(refused.iter().map(|one| one.partition.clone()).collect::<Vec<_>>(), [root(0), root(1)]);
     assert_eq!(
-        refused[0].to_string(),
-        format!("partition {} is not rolled up: {}", root(0), gap(0, 3)),
+        refused.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        [
+            format!(
+                "partition {0} is not rolled up: partition {0}: entry 2 is missing, entry 3 stands in its place",
+                root(0)
+            ),
+            format!(
+                "partition {0} is not rolled up: partition {0}: entry 2 is missing, the log ends before it and went up to \
+                 entry 5",
+                root(1)
+            ),
+        ],
         "for whoever has to look"
     );
     let refused = roll_up.apply(wanted([0, 1, 1, 1]), now()).await.unwrap();
