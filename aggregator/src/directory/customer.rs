@@ -8,6 +8,7 @@ use sqlx::PgPool;
 use sqlx::types::Decimal;
 use thiserror::Error;
 
+use crate::audit::{self, Actor};
 use crate::usage_rows::DatabaseError;
 
 /// A customer's id: 2 to 63 of `a-z`, `0-9` and `-`, not beginning with `-`.
@@ -163,6 +164,7 @@ pub(super) async fn create(
         }
     };
     let contract_start = DateTime::<Utc>::from(customer.contract_start.start());
+    let mut transaction = pool.begin().await.map_err(failed)?;
     let added = sqlx::query(ADD_CUSTOMER)
         .bind(customer.id.as_str())
         .bind(&customer.name)
@@ -173,10 +175,16 @@ pub(super) async fn create(
         .bind(&customer.billing_address)
         .bind(&customer.tax_id)
         .bind(DateTime::<Utc>::from(now))
-        .execute(pool)
+        .execute(&mut *transaction)
         .await
         .map_err(failed)?;
     if added.rows_affected() == 1 {
+        let (id, start) = (customer.id.as_str(), customer.contract_start.start().to_string());
+        let details = [("tier", customer.tier.as_str()), ("currency", &customer.currency), ("contract_start", &start)];
+        audit::record(&[Some(id)], Actor::Operator, "customer.added", id, &details, &mut transaction)
+            .await
+            .map_err(failed)?;
+        transaction.commit().await.map_err(failed)?;
         return Ok(Created::New);
     }
     let differs = sqlx::query_scalar(COMPARE_CUSTOMER)
@@ -188,7 +196,7 @@ pub(super) async fn create(
         .bind(contract_start)
         .bind(&customer.billing_address)
         .bind(&customer.tax_id)
-        .fetch_one(pool)
+        .fetch_one(&mut *transaction)
         .await
         .map_err(failed)?;
     Ok(Created::Existing { differs })

@@ -134,6 +134,15 @@ async fn a_customer_is_created_once_and_never_silently_changed() {
     let refused = stage.directory.create_customer(&other, now()).await.unwrap_err();
     assert!(matches!(refused, CreateCustomerError::UnknownTier { .. }));
     assert_eq!(refused.to_string(), "customer berta: there is no tier \"premium\"");
+
+    // Its first event, in the transaction that added it; what was refused or unchanged left none.
+    let trail: Vec<String> = sqlx::query_scalar(
+        "select concat_ws(' ', customer_id, sequence, actor, action, subject, details ->> 'tier') from audit_events",
+    )
+    .fetch_all(&mut sqlx::PgConnection::connect(&stage.operator_url()).await.unwrap())
+    .await
+    .unwrap();
+    assert_eq!(trail, ["anna 1 operator customer.added anna gov-federal"]);
 }
 
 /// What is said when a list of an organization's accounts is read.
