@@ -19,4 +19,4 @@ pub mod testing;
 pub use dynamodb::{DynamoDb, DynamoDbError};
 pub use kinesis::{Kinesis, KinesisError, KinesisOptions};
 pub use postgres::{Durability, OLDEST_MAJOR, PostgreSql, PostgresError, PostgresOptions};
-pub use s3::{S3, S3Error, S3Options};
+pub use s3::{Retention, S3, S3Error, S3Options};

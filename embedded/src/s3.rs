@@ -1,10 +1,11 @@
 //! S3 in this process, its objects in a folder.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
 use axum::error_handling::HandleError;
@@ -33,13 +34,33 @@ pub struct S3Options {
 /// An S3 that answers the AWS protocol on loopback, with path-style addresses. It takes any region, and any credentials
 /// whose secret is their own access key, such as `local` and `local`.
 ///
-/// It has no versions, and no limits. Files put into its directory by others are objects like any.
+/// A bucket made with object lock refuses to change, replace or delete what was locked, for as long as the server runs. It
+/// has no versions, and no limits. Files put into its directory by others are objects like any.
 #[derive(Debug)]
 pub struct S3 {
     endpoint: String,
     serving: Serving,
+    locks: Arc<Mutex<Locks>>,
     /// Removes the objects when the server is gone.
     _temporary: Option<tempfile::TempDir>,
+}
+
+/// How an object is locked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// `COMPLIANCE` or `GOVERNANCE`.
+    pub mode: String,
+    /// The end, as it was asked for: RFC 3339.
+    pub until: String,
+}
+
+/// What is locked, by path.
+#[derive(Debug, Default)]
+struct Locks {
+    /// `/BUCKET` of those with object lock.
+    buckets: BTreeSet<String>,
+    /// `/BUCKET/KEY`.
+    objects: BTreeMap<String, Retention>,
 }
 
 /// S3 did not start; nothing is left running. Each is a stop.
@@ -72,8 +93,10 @@ impl S3 {
         let mut service = S3ServiceBuilder::new(objects);
         service.set_auth(SecretIsAccessKey);
         let service = HandleError::new(service.build(), failed);
+        let locks = Arc::<Mutex<Locks>>::default();
         let app = Router::new()
             .fallback_service(service)
+            .layer(middleware::from_fn_with_state(Arc::clone(&locks), object_lock))
             .layer(middleware::from_fn_with_state(Arc::new(options.denied), conditions));
         let (listener, endpoint) = loopback::listen().await.map_err(S3Error::Listen)?;
         // Small answers leave at once: without this a client's delayed acknowledgement costs 40 ms.
@@ -89,12 +112,18 @@ impl S3 {
                 tracing::error!(%error, "the embedded S3 ended");
             }
         });
-        Ok(Self { endpoint, serving, _temporary: temporary })
+        Ok(Self { endpoint, serving, locks, _temporary: temporary })
     }
 
     /// Where it answers: `http://127.0.0.1:PORT`. Clients must be set to path-style addresses.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
+    }
+
+    /// How an object is locked, if it is.
+    pub fn retention(&self, bucket: &str, key: &str) -> Option<Retention> {
+        let locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.objects.get(&format!("/{bucket}/{key}")).cloned()
     }
 
     /// Finishes the requests under way, for a few seconds at most.
@@ -128,6 +157,81 @@ async fn conditions(State(denied): State<Arc<Vec<String>>>, request: Request, ne
         })
     });
     if changed { refused(StatusCode::PRECONDITION_FAILED, "PreconditionFailed") } else { response }
+}
+
+/// Object lock, which the folder does not know.
+///
+/// Source: Amazon S3 User Guide, "Locking objects with Object Lock"; API reference, PutObject: a request with retention needs
+/// a bucket with object lock, both headers, and a checksum of its body.
+async fn object_lock(State(locks): State<Arc<Mutex<Locks>>>, request: Request, next: Next) -> Response {
+    let wish = match locks.lock().unwrap_or_else(PoisonError::into_inner).judge(&request) {
+        Ok(wish) => wish,
+        Err((status, code)) => return refused(status, code),
+    };
+    let response = next.run(request).await;
+    if response.status().is_success() {
+        let mut locks = locks.lock().unwrap_or_else(PoisonError::into_inner);
+        match wish {
+            Wish::Nothing => {}
+            Wish::LockBucket(path) => {
+                locks.buckets.insert(path);
+            }
+            Wish::LockObject(path, retention) => {
+                locks.objects.insert(path, retention);
+            }
+        }
+    }
+    response
+}
+
+/// What a request locks once it has been done.
+enum Wish {
+    Nothing,
+    LockBucket(String),
+    LockObject(String, Retention),
+}
+
+impl Locks {
+    fn judge(&self, request: &Request) -> Result<Wish, (StatusCode, &'static str)> {
+        let path = request.uri().path().trim_end_matches('/').to_owned();
+        let query = request.uri().query().unwrap_or_default();
+        let headers = request.headers();
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let is = |method: &Method| request.method() == method;
+        let is_bucket = path.matches('/').count() == 1;
+        let holds_locked = self.objects.keys().any(|object| object.starts_with(&format!("{path}/")));
+        // Deleting many at once names them in the body: nothing of a bucket with locked objects goes that way.
+        let deletes_many = is(&Method::POST) && query.split('&').any(|part| part.trim_end_matches('=') == "delete");
+        let deletes_bucket = is_bucket && is(&Method::DELETE);
+        // An object that may only be made where none stands is refused further in, with the right answer.
+        let is_conditional = is(&Method::PUT) && headers.contains_key(header::IF_NONE_MATCH);
+        let writes = [Method::PUT, Method::POST, Method::DELETE].contains(request.method());
+        let changes_locked = writes && self.objects.contains_key(&path) && !is_conditional;
+        if changes_locked || ((deletes_many || deletes_bucket) && holds_locked) {
+            return Err((StatusCode::FORBIDDEN, "AccessDenied"));
+        }
+        let is_enabled = text("x-amz-bucket-object-lock-enabled").is_some_and(|text| text.eq_ignore_ascii_case("true"));
+        if is_bucket && is(&Method::PUT) && is_enabled {
+            return Ok(Wish::LockBucket(path));
+        }
+        match (text("x-amz-object-lock-mode"), text("x-amz-object-lock-retain-until-date")) {
+            (None, None) => Ok(Wish::Nothing),
+            (Some(mode), Some(until)) => {
+                let bucket = path.split('/').nth(1).unwrap_or_default();
+                let is_mode = ["COMPLIANCE", "GOVERNANCE"].contains(&mode.as_str());
+                let is_summed = headers.keys().map(header::HeaderName::as_str).any(|name| {
+                    ["content-md5", "x-amz-sdk-checksum-algorithm"].contains(&name)
+                        || name.starts_with("x-amz-checksum-")
+                });
+                if self.buckets.contains(&format!("/{bucket}")) && is_mode && is_summed {
+                    Ok(Wish::LockObject(path, Retention { mode, until }))
+                } else {
+                    Err((StatusCode::BAD_REQUEST, "InvalidRequest"))
+                }
+            }
+            _ => Err((StatusCode::BAD_REQUEST, "InvalidRequest")),
+        }
+    }
 }
 
 /// Error answers: Amazon S3 API reference, "Error responses".

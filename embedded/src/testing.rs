@@ -74,6 +74,30 @@ impl TestDatabase {
                 ServerUrl::parse(&own.url("postgres", "postgres")).expect("our own URLs have the form we read")
             }
         };
+        Self::create_at(server, fingerprint, migrate).await
+    }
+
+    /// The same on a server of the test's own, for tests that end it before its time.
+    pub async fn create_on<M, F, E>(
+        server: &PostgreSql,
+        fingerprint: &str,
+        migrate: M,
+    ) -> Result<Self, TestDatabaseError>
+    where
+        M: FnOnce(String) -> F,
+        F: Future<Output = Result<(), E>>,
+        E: Display,
+    {
+        let server = ServerUrl::parse(&server.url("postgres", "postgres")).expect("our own URLs have the form we read");
+        Self::create_at(server, fingerprint, migrate).await
+    }
+
+    async fn create_at<M, F, E>(server: ServerUrl, fingerprint: &str, migrate: M) -> Result<Self, TestDatabaseError>
+    where
+        M: FnOnce(String) -> F,
+        F: Future<Output = Result<(), E>>,
+        E: Display,
+    {
         let mut admin = server.connect().await?;
         let template = template_name(fingerprint);
         ensure_template(&mut admin, &server, &template, migrate).await?;

@@ -73,3 +73,39 @@ async fn files_put_into_the_folder_by_others_are_objects() {
     assert_eq!(found.body.collect().await.unwrap().to_vec(), b"{}");
     server.shutdown().await;
 }
+
+#[tokio::test]
+async fn what_is_locked_in_a_bucket_with_object_lock_is_not_replaced_or_deleted() {
+    let server = S3::start(S3Options::default()).await.unwrap();
+    let client = client(server.endpoint(), "any");
+    client.create_bucket().bucket("plain").send().await.unwrap();
+    client.create_bucket().bucket("locks").object_lock_enabled_for_bucket(true).send().await.unwrap();
+    let until = aws_sdk_s3::primitives::DateTime::from_secs(2_000_000_000);
+    let locked = |bucket: &str, key: &str| {
+        let body = ByteStream::from_static(b"first");
+        client
+            .put_object()
+            .bucket(bucket)
+            .key(key)
+            .object_lock_mode(aws_sdk_s3::types::ObjectLockMode::Compliance)
+            .object_lock_retain_until_date(until)
+            .body(body)
+    };
+    assert_eq!(locked("plain", "x").send().await.unwrap_err().code(), Some("InvalidRequest"));
+    locked("locks", "a/x").send().await.unwrap();
+    assert_eq!(server.retention("locks", "a/x").map(|lock| lock.mode), Some("COMPLIANCE".to_owned()));
+    assert_eq!(server.retention("plain", "x"), None);
+    for refused in [
+        locked("locks", "a/x").send().await.unwrap_err().code().map(str::to_owned),
+        client.delete_object().bucket("locks").key("a/x").send().await.unwrap_err().code().map(str::to_owned),
+    ] {
+        assert_eq!(refused.as_deref(), Some("AccessDenied"));
+    }
+    let again = locked("locks", "a/x").if_none_match("*").send().await.unwrap_err();
+    assert_eq!(again.raw_response().map(|raw| raw.status().as_u16()), Some(412));
+    let found = client.get_object().bucket("locks").key("a/x").send().await.unwrap();
+    assert_eq!(found.body.collect().await.unwrap().to_vec(), b"first");
+    client.put_object().bucket("locks").key("free").body(ByteStream::from_static(b"1")).send().await.unwrap();
+    client.delete_object().bucket("locks").key("free").send().await.unwrap();
+    server.shutdown().await;
+}
