@@ -121,9 +121,45 @@ async fn a_tenant_reaches_no_row_of_another_in_any_table_view_or_partition() {
         let foreign =
             format!("select coalesce(customer_id, 'nobody') from {view} where customer_id is distinct from 'anna'");
         nothing(texts(&mut transaction, &foreign).await, &foreign);
+        transaction.rollback().await.unwrap();
+        // What PostgreSQL could write through to the table below.
+        for attack in [
+            format!("insert into {view} (customer_id) values ('berta')"),
+            format!("update {view} set customer_id = 'berta'"),
+            format!("delete from {view}"),
+        ] {
+            let mut transaction = app.begin().await.unwrap();
+            set_tenant(&mut transaction, "anna", &mac_of("anna")).await.unwrap();
+            let refused = run(&mut transaction, &attack).await.unwrap_err();
+            let code = refused.as_database_error().and_then(|error| error.code()).map(|code| code.into_owned());
+            // No right, or a view that takes no writes (object_not_in_prerequisite_state, feature_not_supported).
+            let code = code.unwrap_or_default();
+            assert!(["42501", "55000", "0A000"].contains(&code.as_str()), "{attack}: {refused}");
+            transaction.rollback().await.unwrap();
+        }
     }
     for login in LOGINS {
         let mut connection = connect(&database.url(login)).await;
+        for table in &tables {
+            for attack in [
+                format!("truncate {table}"),
+                format!("truncate {table} cascade"),
+                format!("alter table {table} disable row level security"),
+                format!("alter table {table} disable trigger all"),
+                format!("lock table {table} in access exclusive mode"),
+                format!("set local session_replication_role = replica; delete from {table}"),
+                format!("set local role securebase_owner; delete from {table}"),
+                format!("set session authorization securebase_owner; delete from {table}"),
+            ] {
+                // A right to write is a right to some locks.
+                let may_lock = attack.starts_with("lock") && writes(&mut superuser, login, table).await;
+                if !may_lock {
+                    let mut transaction = connection.begin().await.unwrap();
+                    assert_denied(run(&mut transaction, &attack).await, &format!("{login}: {attack}"));
+                    transaction.rollback().await.unwrap();
+                }
+            }
+        }
         for partition in &partitions {
             for attack in [
                 format!("select 1 from {partition}"),
@@ -135,6 +171,73 @@ async fn a_tenant_reaches_no_row_of_another_in_any_table_view_or_partition() {
                 assert_denied(run(&mut connection, &attack).await, &format!("{login}: {attack}"));
             }
         }
+    }
+}
+
+/// Whether a role may change or delete rows of a table.
+async fn writes(superuser: &mut PgConnection, role: &str, table: &str) -> bool {
+    let sql = format!("select has_table_privilege('{role}', '{table}', 'update, delete')::text");
+    texts(superuser, &sql).await.unwrap() == ["true"]
+}
+
+/// Relations without a customer that the application may read: a coupon once its tenant has redeemed it, the prices of the
+/// tiers, the definitions of meters, the tax rates of countries, what tiers allow.
+const OF_NOBODY: [&str; 5] = ["coupons", "rate_card_prices", "sample_meters", "tax_rates", "tier_features"];
+
+#[tokio::test]
+async fn what_the_application_can_touch_is_a_customers_own_or_listed_as_nobodys() {
+    let database = stage().await;
+    let mut superuser = connect(&database.superuser_url()).await;
+    let touched = "(has_table_privilege('securebase_app', c.oid, 'select, insert, update, delete')
+        or has_any_column_privilege('securebase_app', c.oid, 'select, insert, update'))";
+    for (rule, sql, expected) in [
+        (
+            "a table, view or sequence without a customer shows nothing of one",
+            format!(
+                "select c.relname::text from pg_class c where c.relnamespace = 'public'::regnamespace
+                     and c.relkind in ('r', 'p', 'v', 'm', 'f') and {touched}
+                     and not exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'customer_id')
+                 order by 1"
+            ),
+            OF_NOBODY.map(str::to_owned).to_vec(),
+        ),
+        (
+            "a materialized or foreign table has no row-level security",
+            format!(
+                "select c.relname::text from pg_class c where c.relnamespace = 'public'::regnamespace
+                     and c.relkind in ('m', 'f') and {touched}"
+            ),
+            Vec::new(),
+        ),
+        (
+            // Inserting what is taken by another tenant tells that it is there.
+            "what has to be unique over all customers is random or made by the database",
+            "select i.indexrelid::regclass::text from pg_index i join pg_class c on c.oid = i.indrelid
+                 where c.relnamespace = 'public'::regnamespace and i.indisunique and not c.relispartition
+                     and (has_table_privilege('securebase_app', c.oid, 'insert')
+                         or has_any_column_privilege('securebase_app', c.oid, 'insert'))
+                     and not exists (select from pg_attribute a where a.attrelid = c.oid
+                         and a.attname in ('customer_id', 'owner', 'chain') and a.attnum = any (i.indkey))
+                 order by 1"
+                .to_owned(),
+            ["api_keys_pkey", "notifications_pkey", "notifications_tag_is_unique"].map(str::to_owned).to_vec(),
+        ),
+    ] {
+        assert_eq!(texts(&mut superuser, &sql).await.unwrap(), expected, "{rule}");
+    }
+    run(&mut superuser, UNCONSTRAIN).await.unwrap();
+    run(
+        &mut superuser,
+        "set session_replication_role = replica; insert into coupons (code) values ('BERTAS'), ('NOBODYS');
+         insert into coupon_redemptions (code, customer_id) values ('BERTAS', 'berta')",
+    )
+    .await
+    .unwrap();
+    for (tenant, seen) in [("anna", vec![]), ("berta", vec!["BERTAS"])] {
+        let mut app = connect(&database.url("securebase_app")).await;
+        let mut transaction = app.begin().await.unwrap();
+        set_tenant(&mut transaction, tenant, &mac_of(tenant)).await.unwrap();
+        assert_eq!(texts(&mut transaction, "select code from coupons").await.unwrap(), seen, "{tenant}");
     }
 }
 
@@ -160,8 +263,9 @@ async fn naming_another_tenants_row_by_a_foreign_key_is_no_way_to_find_it() {
                  or has_any_column_privilege('securebase_app', con.conrelid, 'insert, update'))
              and exists (select from pg_attribute a where a.attrelid = con.confrelid and a.attname = 'customer_id')
              and not exists (
-                 select from pg_attribute a
-                 where a.attrelid = con.conrelid and a.attname = 'customer_id' and a.attnum = any (con.conkey))",
+                 select from unnest(con.conkey, con.confkey) as pair (near, far)
+                 join pg_attribute a on a.attrelid = con.conrelid and a.attnum = pair.near and a.attname = 'customer_id'
+                 join pg_attribute b on b.attrelid = con.confrelid and b.attnum = pair.far and b.attname = 'customer_id')",
     )
     .await
     .unwrap();
@@ -206,6 +310,11 @@ async fn what_runs_with_more_rights_than_its_caller_is_listed_here() {
         texts(&mut superuser, &callable("securebase_app")).await.unwrap(),
         of_app,
         "a function that runs as its owner for the application needs a look at what it lets through; then list it"
+    );
+    assert_eq!(
+        texts(&mut superuser, &callable("securebase_analytics")).await.unwrap(),
+        Vec::<String>::new(),
+        "who only reads runs nothing with more rights"
     );
     for (role, relations) in [("securebase_analytics", vec![]), ("securebase_auth_reader", vec!["api_keys"])] {
         let secret = texts(

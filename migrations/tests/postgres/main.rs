@@ -123,7 +123,11 @@ async fn a_proven_tenant_sees_its_own_rows_until_the_transaction_ends() {
         for table in TENANT_TABLES {
             assert_eq!(owners_seen(&mut transaction, table).await.unwrap(), [tenant], "{table}");
         }
+        // Whose client is gone without a word holds no customer's chain for long.
+        let idle = "select current_setting('idle_in_transaction_session_timeout')";
+        assert_eq!(texts(&mut transaction, idle).await.unwrap(), ["15s"]);
         transaction.commit().await.unwrap();
+        assert_eq!(texts(&mut app, idle).await.unwrap(), ["0"]);
         assert!(owners_seen(&mut app, "usage_rows").await.unwrap().is_empty(), "the tenant lasts for the transaction");
     }
 }
