@@ -186,7 +186,11 @@ assert customer.id == "acme" and customer.accounts.used == 1, customer
 assert get_customer.sync(client=acme, customer="globex").status == 404
 assert list_accounts.sync(client=acme).accounts[0].account == sys.argv[7]
 invoices = list_invoices.sync(client=acme).invoices
-assert all(get_invoice.sync(client=acme, invoice=one.number)["number"] == one.number for one in invoices)
+for one in invoices:
+    # Typed through and through: parties, lines and their amounts.
+    whole = get_invoice.sync(client=acme, invoice=one.number)
+    assert (whole.number, whole.buyer.name, whole.period.start) == (one.number, "Acme", one.period.start), whole
+    assert whole.lines and all(line.amount and line.days.end for line in whole.lines), whole
 assert get_metrics.sync(client=acme, month=start[:7]).metrics["cloudtrail_events"] == total
 actions = {event.action for event in list_audit_events.sync(client=acme).events}
 assert "api_key.created" in actions, actions

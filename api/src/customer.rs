@@ -90,14 +90,27 @@ pub(crate) async fn find(
         return Err(Problem::not_found("there is no such customer for you; your own id stands in your key"));
     }
     let mut transaction = TenantTransaction::begin(&state.pool, &state.mac_key, &tenant.customer).await?;
-    let document = read(&mut transaction, now()).await.map_err(TenantError::from)?;
+    let document = read(&mut transaction, now()).await.map_err(|error| shown(error, &tenant.customer))?;
     transaction.end().await?;
     Ok(Json(document))
 }
 
+/// Whose key was found exists; if it is not shown to itself, no tenant is set.
+fn shown(error: sqlx::Error, customer: &CustomerId) -> Problem {
+    if matches!(error, sqlx::Error::RowNotFound) {
+        tracing::error!(alarm = "isolation", %customer, "postgresql shows a customer nothing of itself: no tenant is set");
+        return Problem::internal();
+    }
+    TenantError::from(error).into()
+}
+
 /// Accounts used and allowed, of the transaction's tenant.
-pub(crate) async fn allowance(connection: &mut PgConnection, now: Timestamp) -> Result<Allowance, TenantError> {
-    Ok(read(connection, now).await?.accounts)
+pub(crate) async fn allowance(
+    connection: &mut PgConnection,
+    customer: &CustomerId,
+    now: Timestamp,
+) -> Result<Allowance, Problem> {
+    Ok(read(connection, now).await.map_err(|error| shown(error, customer))?.accounts)
 }
 
 async fn read(connection: &mut PgConnection, now: Timestamp) -> Result<CustomerDocument, sqlx::Error> {

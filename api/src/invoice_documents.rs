@@ -90,7 +90,7 @@ fn per_mille(text: &str) -> Option<u32> {
 #[utoipa::path(get, path = "/v1/invoices/{invoice}/download", operation_id = "download_invoice", tag = "invoices",
     security(("key" = ["read:invoices"])), params(("invoice" = String, Path, description = "Its number or id")),
     responses(
-        (status = 200, description = "The file", content((Object = "application/json"), (Vec<u8> = "application/pdf"), (String = "text/html"), (String = "text/csv"))),
+        (status = 200, description = "The file", content((InvoiceDocument = "application/json"), (Vec<u8> = "application/pdf"), (String = "text/html"), (String = "text/csv"))),
         (status = 406, description = "No such form of an invoice"),
     ))]
 pub(crate) async fn download(

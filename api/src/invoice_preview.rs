@@ -27,7 +27,7 @@ pub(crate) struct InvoicePreview {
     month: String,
     accounts: Allowance,
     /// An invoice document with status `draft`, or the one that was issued for the month.
-    #[schema(value_type = Object)]
+    #[schema(value_type = InvoiceDocument)]
     charges_so_far: Box<InvoiceDocument>,
     /// What would be paid for it now, a decimal in whole currency.
     total_so_far: String,
@@ -76,7 +76,7 @@ pub(crate) async fn preview(
         .read("month", |text| Month::parse(text).map_err(|_| "expected a month such as 2026-11".to_owned()))?;
     let month = month.or_else(|| Month::containing(now)).ok_or_else(Problem::internal)?;
     let mut transaction = TenantTransaction::begin(&state.pool, &state.mac_key, &tenant.customer).await?;
-    let accounts = customer::allowance(&mut transaction, now).await?;
+    let accounts = customer::allowance(&mut transaction, &tenant.customer, now).await?;
     let complete_through = completeness::of_all(&mut transaction).await.map_err(TenantError::from)?;
     // As the customers' role: row-level security shows billing this customer's prices, agreements and usage alone.
     let made = preview_month(&mut transaction, &tenant.customer, month, &state.seller, now).await;

@@ -206,7 +206,7 @@ pub(crate) async fn list_invoices(
 /// One invoice with its lines.
 #[utoipa::path(get, path = "/v1/invoices/{invoice}", operation_id = "get_invoice", tag = "invoices", security(("key" = ["read:invoices"])),
     params(("invoice" = String, Path, description = "Its number or id")),
-    responses((status = 200, description = "The invoice", body = Object)))]
+    responses((status = 200, description = "The invoice", body = InvoiceDocument)))]
 pub(crate) async fn read_invoice(
     tenant: Tenant<ReadInvoices>,
     State(state): State<ApiState>,

@@ -26,6 +26,7 @@ const QUANTITY_PLACES_MAX: usize = 12;
 
 /// A seller or a buyer as named on the invoice.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Party {
     /// The name.
     pub name: String,
@@ -37,6 +38,7 @@ pub struct Party {
 
 /// An invoice, issued or only previewed, or a credit note.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct InvoiceDocument {
     /// The stored invoice's id; none in a preview.
     pub id: Option<String>,
@@ -110,6 +112,7 @@ pub struct InvoiceDocument {
 
 /// Some days, half-open in UTC.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct PeriodDocument {
     /// The first day.
     pub start: String,
@@ -119,15 +122,18 @@ pub struct PeriodDocument {
 
 /// A rate card and the days it held for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct RatesDocument {
     /// The days.
     pub days: PeriodDocument,
     /// The card, in the form of a rate card file.
+    #[cfg_attr(feature = "schema", schema(value_type = Object))]
     pub card: RateCard,
 }
 
 /// What a credit note corrects.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct CorrectedDocument {
     /// The number of the invoice.
     pub number: String,
@@ -137,6 +143,7 @@ pub struct CorrectedDocument {
 
 /// A discount or coupon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct DeductionDocument {
     /// `volume discount`, `percent coupons` or `fixed coupons`.
     pub kind: String,
@@ -154,6 +161,7 @@ pub struct DeductionDocument {
 
 /// The tax of what has the same rate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct TaxDocument {
     /// The tax's name: `MWST`.
     pub name: String,
@@ -173,6 +181,7 @@ pub struct TaxDocument {
 
 /// Late usage of an earlier period that an invoice carries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct AdjustmentDocument {
     /// The number of the invoice of that period.
     pub corrects: String,

@@ -127,3 +127,57 @@ async fn operators_see_all_customers_and_customers_are_no_operators() {
     assert_eq!(send(stage.address, revoke.as_bytes()).await.status, 200);
     get(stage.address, "/v1/usage?meter=cloudtrail_events", &key).await.problem(401, "not-authenticated");
 }
+
+/// Holds a value to a schema of the document, member by member: what the schema requires is there, what it does not name is
+/// not, and every value has one of its types.
+#[track_caller]
+pub(crate) fn conforms(document: &Value, schema: &Value, value: &Value, at: &str) {
+    if let Some(name) = schema["$ref"].as_str() {
+        let schema = document.pointer(name.strip_prefix('#').unwrap()).unwrap_or_else(|| panic!("{at}: {name}"));
+        return conforms(document, schema, value, at);
+    }
+    for several in ["oneOf", "anyOf"] {
+        if let Some(schemas) = schema[several].as_array() {
+            // Either nothing, or the one that is something.
+            let of_null = |schema: &&Value| schema["type"] == "null";
+            let schema = schemas.iter().find(|schema| of_null(schema) == value.is_null());
+            return conforms(document, schema.unwrap_or_else(|| panic!("{at}: {value} fits none")), value, at);
+        }
+    }
+    let kind = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    let kinds = schema["type"].as_array().cloned().unwrap_or_else(|| vec![schema["type"].clone()]);
+    assert!(kinds.iter().any(|one| one == kind), "{at}: {value} is none of {kinds:?}");
+    match value {
+        Value::Array(items) => {
+            for (place, item) in items.iter().enumerate() {
+                conforms(document, &schema["items"], item, &format!("{at}[{place}]"));
+            }
+        }
+        // An object without properties may hold anything.
+        Value::Object(members) if schema["properties"].is_object() => {
+            let properties = schema["properties"].as_object().unwrap();
+            for (name, member) in members {
+                let schema = properties.get(name).unwrap_or_else(|| panic!("{at}.{name} is not in the document"));
+                conforms(document, schema, member, &format!("{at}.{name}"));
+            }
+            for name in schema["required"].as_array().into_iter().flatten() {
+                assert!(members.contains_key(name.as_str().unwrap()), "{at}.{name} is missing");
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The schema of what a path answers with.
+pub(crate) fn schema_of<'a>(document: &'a Value, path: &str, media_type: &str) -> &'a Value {
+    let escaped = |text: &str| text.replace('~', "~0").replace('/', "~1");
+    let pointer = format!("/paths/{}/get/responses/200/content/{}/schema", escaped(path), escaped(media_type));
+    document.pointer(&pointer).unwrap_or_else(|| panic!("{pointer}"))
+}

@@ -13,6 +13,7 @@ use sha2::Digest as _;
 use sqlx::{Connection as _, PgConnection, PgPool};
 
 use crate::client::{encoded, get, get_with};
+use crate::document::{conforms, schema_of};
 use crate::stage::{Stage, one_row};
 
 /// A file that stands for evidence: the API hands it on byte for byte.
@@ -100,6 +101,9 @@ async fn a_customer_reads_its_own_invoice_by_number_and_by_id() {
             assert_eq!(answer.status, 200, "{answer:?}");
             assert_eq!(answer.header("content-type"), Some("application/json"));
             assert_eq!(serde_json::from_str::<InvoiceDocument>(&answer.body).unwrap(), *invoice);
+            let schema = schema_of(api::openapi(), "/v1/invoices/{invoice}", "application/json");
+            assert_eq!(schema["$ref"], "#/components/schemas/InvoiceDocument");
+            conforms(api::openapi(), schema, &answer.json(), "invoice");
         }
     }
     assert_eq!(acme.subtotal, "2000.20", "the usage is on it: {acme:?}");
@@ -233,6 +237,8 @@ async fn a_preview_says_charges_so_far_and_the_total_to_come_with_its_method() {
     let preview = get(stage.address, path, &stage.key("acme")).await;
     assert_eq!(preview.status, 200, "{preview:?}");
     let preview = preview.json();
+    let schema = schema_of(api::openapi(), path, "application/json");
+    conforms(api::openapi(), schema, &preview, "preview");
     assert_eq!(preview["month"], month);
     assert_eq!(preview["accounts"], serde_json::json!({"used": 0, "allowed": 5}));
     assert_eq!(preview["charges_so_far"]["customer"], "acme");

@@ -12,6 +12,7 @@ use crate::rating::{Line, LineKind};
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct LineDocument {
     /// The place in the invoice, from 1.
     pub position: i32,
@@ -61,6 +62,7 @@ pub struct LineDocument {
 
 /// Units charged at one price.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct StepDocument {
     /// Where these units begin, counted from 0.
     pub from: String,
@@ -76,6 +78,7 @@ pub struct StepDocument {
 
 /// What a line costs less by.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ReductionDocument {
     /// Why.
     pub name: String,
@@ -87,6 +90,7 @@ pub struct ReductionDocument {
 
 /// The windows that usage came from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct WindowsDocument {
     /// The start of the first.
     pub start: String,

@@ -53,6 +53,7 @@ impl SourceClass {
 
 /// How far the usage is proven.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct UsageSource {
     /// `proven`, `reconciled` or `best effort`.
     pub class: String,
@@ -64,6 +65,7 @@ pub struct UsageSource {
 
 /// What an invoice's usage is proven by: the close it was rated from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Evidence {
     /// Which cut of the period, from 1.
     pub cut: i32,
