@@ -30,18 +30,22 @@ use std::process::ExitCode;
 use clap::Parser;
 use nix::sys::signal::Signal;
 use tokio::signal::unix;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// The exit code of a process that was interrupted (POSIX: 128 + SIGINT).
 const INTERRUPTED: u8 = 130;
 
-/// Lines of text, or of JSON for who collects logs.
+/// Lines of text, or of JSON for who collects logs. Other people's crates are never heard below `info`: they write secrets.
 fn log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SECUREBASE_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
     let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).with_target(false);
+    let kept = filter_fn(api::may_be_logged);
     match std::env::var("SECUREBASE_LOG_FORMAT").as_deref() {
-        Ok("json") => log.json().flatten_event(true).init(),
-        _ => log.init(),
+        Ok("json") => log.json().flatten_event(true).finish().with(kept).init(),
+        _ => log.finish().with(kept).init(),
     }
 }
 

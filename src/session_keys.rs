@@ -1,14 +1,11 @@
 //! Where the keys that sign sessions come from.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use anyhow::Context;
 use api::auth::{Sessions, SigningKeys};
 use aws_sdk_secretsmanager::Client;
-
-/// A secret that was rotated is in force everywhere after this long, so the key before stays in it at least as long.
-const REFRESH_SECONDS: u64 = 300;
+use ingest::Timestamp;
 
 const SECRET: &str = "SECUREBASE_SESSION_SECRET";
 const KEYS: &str = "SECUREBASE_SESSION_KEYS";
@@ -54,17 +51,10 @@ impl SessionKeys {
         }
     }
 
-    /// Takes over what the secret says now and then; what cannot be read leaves the keys as they are.
-    pub(crate) async fn keep_fresh(self, sessions: Sessions) {
-        let Self::Secret(client, id) = self else { return };
-        loop {
-            tokio::time::sleep(Duration::from_secs(REFRESH_SECONDS)).await;
-            match SigningKeys::from_secrets_manager(&client, &id).await {
-                Ok(keys) => sessions.replace(keys),
-                Err(error) => {
-                    tracing::error!(error = &error as &dyn std::error::Error, "the keys of sessions stay as they are");
-                }
-            }
+    /// Lets sessions follow the secret, if the keys come from one that was read just now.
+    pub(crate) fn keep_fresh(self, sessions: &Sessions, now: Timestamp) {
+        if let Self::Secret(client, id) = self {
+            sessions.keep_fresh_from(client, id, now);
         }
     }
 }

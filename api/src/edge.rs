@@ -11,6 +11,7 @@ use ingest::{Timestamp, sample};
 use rand::TryRngCore as _;
 use rand::rngs::OsRng;
 use tokio::time::{Instant, timeout};
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use crate::audit::Call;
@@ -41,7 +42,8 @@ const HEADERS: [(HeaderName, &str); 5] = [
 
 /// Names the request, bounds it in time and size, writes its problem, records it, adds the headers, and logs one line.
 ///
-/// The id is made here and never taken from the caller. The line holds no query string, header or body.
+/// The id is made here and never taken from the caller. The line holds the route's pattern and nothing that a caller wrote:
+/// no path, query string, header or body.
 pub(crate) async fn edge(State(state): State<ApiState>, mut request: Request, next: Next) -> Response {
     let request_id = Uuid::new_v4().to_string();
     let method = request.method().clone();
@@ -58,7 +60,9 @@ pub(crate) async fn edge(State(state): State<ApiState>, mut request: Request, ne
     let answer = if body_is_too_large(&request, body_bytes_max) {
         None
     } else {
-        timeout(Duration::from_millis(REQUEST_MS_MAX), next.run(request)).await.map_or_else(
+        // Whatever is logged on the way names the request.
+        let answering = next.run(request).instrument(tracing::error_span!("request", %request_id));
+        timeout(Duration::from_millis(REQUEST_MS_MAX), answering).await.map_or_else(
             |_| Some(Err(Problem::unavailable("the answer took too long; ask for less, or again later"))),
             |response| Some(Ok(response)),
         )
@@ -79,7 +83,7 @@ pub(crate) async fn edge(State(state): State<ApiState>, mut request: Request, ne
             key_id: caller.key_id.clone(),
             session: caller.session.clone(),
             method: method.to_string(),
-            path: path.clone(),
+            path: without_secrets(&path),
             status: response.status().as_u16(),
             request_id: request_id.clone(),
             address: address.map(|address| address.to_string()).unwrap_or_default(),
@@ -89,16 +93,12 @@ pub(crate) async fn edge(State(state): State<ApiState>, mut request: Request, ne
         let recorded = timeout(Duration::from_millis(REQUEST_MS_MAX), state.recorder.record(call)).await;
         if !matches!(recorded, Ok(Ok(()))) {
             tracing::error!(alarm = "audit", %request_id, "a call could not be recorded");
-            response = Problem::unavailable("the call cannot be recorded at the moment; send it again later")
-                .write(&request_id);
+            response = unrecorded().write(&request_id);
         }
     }
 
+    add_security_headers(&mut response);
     let headers = response.headers_mut();
-    for (name, value) in HEADERS {
-        // A page names its own policy.
-        headers.entry(name).or_insert(HeaderValue::from_static(value));
-    }
     if let Some(left) = caller.left() {
         // draft-ietf-httpapi-ratelimit-headers: what holds, and what is left.
         let policy = format!("\"customer\";q={REQUESTS_PER_MINUTE};w=60");
@@ -112,13 +112,45 @@ pub(crate) async fn edge(State(state): State<ApiState>, mut request: Request, ne
     state.telemetry.answered(&route, known_method(&method), response.status().as_u16(), micros);
     tracing::info!(
         %request_id,
-        %method,
-        ?path,
+        method = known_method(&method),
+        route,
         status = response.status().as_u16(),
         elapsed_ms = micros / 1_000,
         "answered"
     );
     response
+}
+
+/// What takes the place of an answer whose call is not in the audit trail, for hosts that flush the recorder themselves.
+pub fn not_recorded(answer: &Response) -> Response {
+    let request_id = answer.headers().get(X_REQUEST_ID).cloned();
+    let text = request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
+    let mut written = unrecorded().write(text);
+    add_security_headers(&mut written);
+    if let Some(request_id) = request_id {
+        written.headers_mut().insert(X_REQUEST_ID, request_id);
+    }
+    written
+}
+
+fn unrecorded() -> Problem {
+    Problem::unavailable("the call cannot be recorded at the moment; send it again later")
+}
+
+fn add_security_headers(response: &mut Response) {
+    for (name, value) in HEADERS {
+        // A page names its own policy.
+        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
+    }
+}
+
+/// A path for the audit trail, which keeps it for years: its parts that are no id of ours may be a key in the wrong place.
+fn without_secrets(path: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    // A UUID has 36 characters, a key's id 16, a customer's at most 63; a secret alone has 43 of both cases.
+    let is_short = |part: &str| part.len() <= 40 || (part.len() <= 64 && part.bytes().all(is_plain));
+    let parts: Vec<&str> = path.split('/').map(|part| if is_short(part) { part } else { "[long]" }).collect();
+    parts.join("/")
 }
 
 /// A method as a label: callers can make up others without end.
@@ -169,4 +201,38 @@ pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     OsRng.try_fill_bytes(&mut bytes).expect("the operating system gives random bytes");
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_whose_call_is_not_recorded_makes_way_for_a_503_of_the_same_request() {
+        let mut answer = Response::new(axum::body::Body::from("a secret"));
+        answer.headers_mut().insert(X_REQUEST_ID, HeaderValue::from_static("575d8ade-3a49-4cc4-bbff-af68c7e6739e"));
+        let instead = not_recorded(&answer);
+        assert_eq!(instead.status(), StatusCode::SERVICE_UNAVAILABLE);
+        for name in [header::RETRY_AFTER, header::X_FRAME_OPTIONS, header::CACHE_CONTROL] {
+            assert!(instead.headers().contains_key(&name), "{name}");
+        }
+        assert_eq!(instead.headers().get(X_REQUEST_ID), answer.headers().get(X_REQUEST_ID));
+    }
+
+    #[test]
+    fn a_path_in_the_trail_holds_ids_and_no_keys() {
+        let key = format!("sk_live_ab_{}", "A1".repeat(30));
+        let customer = "a-".repeat(31);
+        for (path, shown) in [
+            ("/v1/api-keys/0123456789abcdEF/rotate", "/v1/api-keys/0123456789abcdEF/rotate"),
+            ("/v1/invoices/575d8ade-3a49-4cc4-bbff-af68c7e6739e", "/v1/invoices/575d8ade-3a49-4cc4-bbff-af68c7e6739e"),
+            ("/", "/"),
+            (&format!("/v1/customers/{customer}"), &format!("/v1/customers/{customer}")),
+            (&format!("/v1/api-keys/{key}/rotate"), "/v1/api-keys/[long]/rotate"),
+            (&format!("/v1/{}", &key[key.len() - 43..]), "/v1/[long]"),
+            (&format!("/{}.{}", "eyJhbGciOiJIUzI1NiJ9", "x".repeat(80)), "/[long]"),
+        ] {
+            assert_eq!(without_secrets(path), shown, "{path}");
+        }
+    }
 }

@@ -44,9 +44,15 @@ pub(crate) async fn report_foreign(state: &ApiState, customer: &CustomerId, aske
                 .map_err(|error| error.to_string()),
         },
     };
+    // Ids that exist. What else a caller wrote is in the audit trail, under the request's id, and not in the log.
+    let asked = match asked {
+        Foreign::Key(key_id) => format!("key {key_id}"),
+        Foreign::Invoice(number_or_id) => format!("invoice {number_or_id}"),
+        Foreign::Customer(_) => "customer".to_owned(),
+    };
     match is_foreign {
         Ok(false) => {}
-        Ok(true) => tracing::error!(alarm = "isolation", %customer, ?asked, "a customer named what is another's"),
+        Ok(true) => tracing::error!(alarm = "isolation", %customer, asked, "a customer named what is another's"),
         // The alarm is an extra; the answer does not wait for it.
         Err(error) => tracing::warn!(error, "cannot tell whether what was asked for is another customer's"),
     }

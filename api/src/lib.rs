@@ -8,7 +8,7 @@
 //! **Promises** that every query of a customer runs in a transaction whose first statement names that customer with a MAC
 //! that PostgreSQL checks; that a revoked key is out with the next request; that every authenticated call is recorded;
 //! that every answer arrives within [`REQUEST_MS_MAX`]; that every error is a problem document (RFC 9457) that says what
-//! to do and carries the request's id; and that no key, body or authorization header is ever logged.
+//! to do and carries the request's id; and that no key, body or header, and nothing else that a caller wrote, is ever logged.
 
 mod admin;
 mod admin_dead_letters;
@@ -31,6 +31,7 @@ mod invoice_preview;
 mod invoices;
 mod isolation;
 mod key;
+mod log;
 mod metrics;
 mod openapi;
 mod parameters;
@@ -56,9 +57,10 @@ pub use axum::http;
 
 pub use caller::{CallerAddress, Identity};
 pub use connections::{CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS_MAX, IDLE_MS_MAX, STALL_MS_MAX};
-pub use edge::{BODY_BYTES_MAX, REQUEST_MS_MAX};
+pub use edge::{BODY_BYTES_MAX, REQUEST_MS_MAX, not_recorded};
 pub use idempotency::ANSWERS_KEPT_SECS;
 pub use key::KeyTooShort;
+pub use log::may_be_logged;
 pub use openapi::openapi;
 pub use rate::REQUESTS_PER_MINUTE;
 pub use readiness::NotReady;

@@ -31,7 +31,7 @@ pub(crate) async fn begin(
     Anyone(caller): Anyone,
     State(state): State<ApiState>,
 ) -> Result<(StatusCode, Json<SessionDocument>), Problem> {
-    let session = state.authenticator.begin_session(&caller, Uuid::new_v4().to_string(), now());
+    let session = state.authenticator.begin_session(&caller, Uuid::new_v4().to_string(), now()).await;
     let Some(session) = session else {
         return Err(Problem::not_allowed("the key itself, for a session begins no other"));
     };

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hdrhistogram::Histogram;
 use ingest::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::auth::CacheCounts;
 
@@ -37,6 +37,8 @@ pub struct Telemetry(Arc<Mutex<Measured>>);
 struct Measured {
     /// By route and method.
     routes: BTreeMap<(String, String), OfRoute>,
+    /// What the authentication cache had done when it was last handed out.
+    caches: CacheCounts,
 }
 
 #[derive(Debug)]
@@ -126,15 +128,30 @@ impl Telemetry {
         text
     }
 
-    /// What was measured since the last time, as lines in CloudWatch's embedded metric format, one a route.
-    pub fn embedded_metrics(&self, now: Timestamp) -> Vec<String> {
+    /// What was measured since the last time, as lines in CloudWatch's embedded metric format: one a route or more, and one
+    /// of the authentication cache. A latency is a histogram as AWS's own exporters write it: values, how often each, and
+    /// their statistics.
+    pub fn embedded_metrics(&self, caches: CacheCounts, now: Timestamp) -> Vec<String> {
         let mut measured = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut lines = Vec::new();
+        let before = std::mem::replace(&mut measured.caches, caches);
+        if before != caches {
+            lines.push(of_caches(before, caches, now));
+        }
         for ((route, method), of_route) in &mut measured.routes {
             let since = std::mem::take(&mut of_route.since);
             let latencies: Vec<(u64, u64)> = since.latencies.into_iter().collect();
             for (part, some) in latencies.chunks(EMF_VALUES_MAX).enumerate() {
                 let (values, counts): (Vec<u64>, Vec<u64>) = some.iter().copied().unzip();
+                let sum: u64 = some.iter().map(|(value, count)| value * count).sum();
+                let latency = json!({
+                    "Values": values,
+                    "Counts": counts,
+                    "Min": values.first(),
+                    "Max": values.last(),
+                    "Count": counts.iter().sum::<u64>(),
+                    "Sum": sum,
+                });
                 // Counts of the whole interval are on its first line.
                 let once = |count: u64| if part == 0 { count } else { 0 };
                 let line = json!({
@@ -153,7 +170,7 @@ impl Telemetry {
                     },
                     "Route": route,
                     "Method": method,
-                    "Latency": {"Values": values, "Counts": counts},
+                    "Latency": latency,
                     "ServerErrors": once(since.server_errors),
                     "ClientErrors": once(since.client_errors),
                     "Limited": once(since.limited),
@@ -165,9 +182,25 @@ impl Telemetry {
     }
 }
 
+/// How often bcrypt was spared, and how often not.
+fn of_caches(before: CacheCounts, now_counted: CacheCounts, now: Timestamp) -> String {
+    let names = ["SecretsFromMemory", "SecretsFromTable", "SecretsFromBcrypt"];
+    let metrics: Vec<Value> = names.iter().map(|name| json!({"Name": name, "Unit": "Count"})).collect();
+    let [from_memory, from_table, from_bcrypt] = names;
+    json!({
+        "_aws": {
+            "Timestamp": now.micros().div_euclid(1_000),
+            "CloudWatchMetrics": [{"Namespace": NAMESPACE, "Dimensions": [[]], "Metrics": metrics}],
+        },
+        from_memory: now_counted.memory.saturating_sub(before.memory),
+        from_table: now_counted.table.saturating_sub(before.table),
+        from_bcrypt: now_counted.missed.saturating_sub(before.missed),
+    })
+    .to_string()
+}
+
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
 
     use super::*;
 
@@ -187,12 +220,60 @@ mod tests {
             assert!(text.lines().any(|shown| shown == line), "{line} is not in\n{text}");
         }
         let now = Timestamp::from_micros(1_800_000_000_123_456).unwrap();
-        let lines = telemetry.embedded_metrics(now);
-        let line: Value = serde_json::from_str(&lines[0]).unwrap();
+        let caches = CacheCounts { memory: 9, table: 1, missed: 2 };
+        let lines = telemetry.embedded_metrics(caches, now);
+        let [of_cache, line] = [0, 1].map(|line| serde_json::from_str::<Value>(&lines[line]).unwrap());
         assert_eq!(line["_aws"]["Timestamp"], 1_800_000_000_123_i64);
-        assert_eq!(line["Latency"], json!({"Values": [100, 1_000, 9_000], "Counts": [1, 2, 1]}));
+        let latency = json!({
+            "Values": [100, 1_000, 9_000], "Counts": [1, 2, 1], "Min": 100, "Max": 9_000, "Count": 4, "Sum": 11_100,
+        });
+        assert_eq!(line["Latency"], latency);
         assert_eq!((&line["ServerErrors"], &line["ClientErrors"], &line["Limited"]), (&json!(1), &json!(1), &json!(1)));
-        assert_eq!(telemetry.embedded_metrics(now), Vec::<String>::new(), "each answer is handed out once");
+        let spared = ["SecretsFromMemory", "SecretsFromTable", "SecretsFromBcrypt"].map(|name| of_cache[name].as_u64());
+        assert_eq!(spared, [Some(9), Some(1), Some(2)]);
+        assert_eq!(telemetry.embedded_metrics(caches, now), Vec::<String>::new(), "each answer is handed out once");
+        let more = telemetry.embedded_metrics(CacheCounts { memory: 12, ..caches }, now);
+        assert_eq!(serde_json::from_str::<Value>(&more[0]).unwrap()["SecretsFromMemory"], 3);
+    }
+
+    /// Amazon CloudWatch User Guide, "Specification: Embedded metric format": what a line must have to become metrics.
+    #[track_caller]
+    fn check_form(line: &str) {
+        const UNITS: [&str; 2] = ["Microseconds", "Count"];
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert!(line["_aws"]["Timestamp"].is_u64(), "{line}");
+        let directives = line["_aws"]["CloudWatchMetrics"].as_array().unwrap();
+        assert_eq!(directives.len(), 1);
+        let namespace = directives[0]["Namespace"].as_str().unwrap();
+        assert!((1..=1_024).contains(&namespace.len()));
+        let sets = directives[0]["Dimensions"].as_array().unwrap();
+        assert!(!sets.is_empty());
+        for name in sets.iter().flat_map(|set| set.as_array().unwrap()) {
+            // A dimension's value is a text in the line itself, of 1 to 1024 characters.
+            let value = line[name.as_str().unwrap()].as_str().unwrap();
+            assert!((1..=1_024).contains(&value.len()), "{line}");
+        }
+        let metrics = directives[0]["Metrics"].as_array().unwrap();
+        assert!((1..=100).contains(&metrics.len()));
+        for metric in metrics {
+            assert!(UNITS.contains(&metric["Unit"].as_str().unwrap()), "{metric}");
+            let value = &line[metric["Name"].as_str().unwrap()];
+            let Some(histogram) = value.as_object() else {
+                assert!(value.is_number(), "{metric} {line}");
+                continue;
+            };
+            let numbers = |name: &str| -> Vec<u64> {
+                histogram[name].as_array().unwrap().iter().map(|number| number.as_u64().unwrap()).collect()
+            };
+            let (values, counts) = (numbers("Values"), numbers("Counts"));
+            assert!((1..=100).contains(&values.len()) && values.len() == counts.len(), "{line}");
+            assert_eq!(histogram["Count"].as_u64(), Some(counts.iter().sum()));
+            assert_eq!(
+                (histogram["Min"].as_u64(), histogram["Max"].as_u64()),
+                (values.first().copied(), values.last().copied())
+            );
+        }
+        assert!(line.to_string().len() < 256 * 1_024);
     }
 
     #[test]
@@ -201,11 +282,13 @@ mod tests {
         for number in 0..250 {
             telemetry.answered("/v1/usage", "GET", 500, number * 100);
         }
-        let lines = telemetry.embedded_metrics(Timestamp::from_micros(0).unwrap());
-        let errors: u64 = lines
-            .iter()
-            .map(|line| serde_json::from_str::<Value>(line).unwrap()["ServerErrors"].as_u64().unwrap())
-            .sum();
-        assert_eq!((lines.len(), errors), (3, 250));
+        let caches = CacheCounts { memory: 1, ..CacheCounts::default() };
+        let lines = telemetry.embedded_metrics(caches, Timestamp::from_micros(0).unwrap());
+        lines.iter().for_each(|line| check_form(line));
+        let of = |name: &str| -> u64 {
+            let lines = lines.iter().map(|line| serde_json::from_str::<Value>(line).unwrap());
+            lines.map(|line| line.pointer(name).and_then(Value::as_u64).unwrap_or_default()).sum()
+        };
+        assert_eq!((lines.len(), of("/ServerErrors"), of("/Latency/Count")), (4, 250, 250));
     }
 }

@@ -1,8 +1,8 @@
 //! Requests that API Gateway passes on, answered by the router of the API; and the authorizer in front of it.
 
 use std::convert::Infallible;
+use std::io::{self, Write as _};
 use std::net::IpAddr;
-use std::sync::Mutex;
 
 use api::auth::{AuthenticationError, AuthorizerContext, SigningKeys};
 use api::{ApiParts, ApiState, CallerAddress, Identity, TenantMac};
@@ -26,8 +26,6 @@ use crate::secret::read_secret;
 use crate::settings::{DatabaseSettings, Settings, SettingsError, StoreSettings};
 use crate::start::StartError;
 
-/// A secret of session keys that was rotated is in force after this long.
-const SESSION_KEYS_SECONDS: i64 = 300;
 /// Threads for bcrypt: a function of 1,769 MB has one processor, one of twice as much two.
 const HASHING_THREADS: usize = 2;
 
@@ -82,9 +80,6 @@ impl ApiSettings {
 pub struct Api {
     state: ApiState,
     router: Router,
-    secrets: aws_sdk_secretsmanager::Client,
-    session_secret: String,
-    keys_read_at: Mutex<Timestamp>,
 }
 
 impl Api {
@@ -112,13 +107,12 @@ impl Api {
             cors_origins: Vec::new(),
         });
         let router = api::router(state.clone());
-        let session_secret = settings.session_secret;
-        Ok(Self { state, router, secrets, session_secret, keys_read_at: Mutex::new(now) })
+        state.authenticator().sessions().keep_fresh_from(secrets, settings.session_secret, now);
+        Ok(Self { state, router })
     }
 
     /// Answers a request. The caller is known by the request's context alone: who it says it is in a header does not count.
     pub async fn answer(&self, request: lambda_http::Request, now: Timestamp) -> Result<Response<Body>, Infallible> {
-        self.refresh_session_keys(now).await;
         let response = match inward(request) {
             Some(request) => self.router.clone().oneshot(request).await?,
             None => {
@@ -127,16 +121,21 @@ impl Api {
                 response
             }
         };
-        // Lambda freezes the process once it has answered.
-        if let Err(error) = self.state.recorder().flush().await {
-            tracing::error!(error = &error as &dyn std::error::Error, "the call is not in the audit trail");
-        }
+        // Lambda freezes the process once it has answered. What is not recorded is not answered.
+        let response = match self.state.recorder().flush().await {
+            Ok(()) => response,
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(alarm = "audit", error, "the call is not in the audit trail");
+                api::not_recorded(&response)
+            }
+        };
+        self.emit_metrics(now);
         Ok(response)
     }
 
     /// Tells a gateway whether to let a caller in. The gateway may keep the answer; the API looks the key up again.
     pub async fn authorize(&self, event: &str, now: Timestamp) -> Result<AuthorizerAnswer, AuthorizerError> {
-        self.refresh_session_keys(now).await;
         let event: AuthorizerEvent =
             serde_json::from_str(event).map_err(|error| AuthorizerError::NotRecognized(error.to_string()))?;
         let address = event.request_context.http.source_ip;
@@ -154,19 +153,11 @@ impl Api {
         }
     }
 
-    async fn refresh_session_keys(&self, now: Timestamp) {
-        {
-            let mut read_at = self.keys_read_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            if now < read_at.saturating_add_secs(SESSION_KEYS_SECONDS) {
-                return;
-            }
-            *read_at = now;
-        }
-        match SigningKeys::from_secrets_manager(&self.secrets, &self.session_secret).await {
-            Ok(keys) => self.state.authenticator().sessions().replace(keys),
-            Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "the keys of sessions stay as they are");
-            }
+    /// With each answer, as the environment may end before the next one.
+    fn emit_metrics(&self, now: Timestamp) {
+        for line in self.state.telemetry().embedded_metrics(self.state.authenticator().cache_counts(), now) {
+            // Nobody reading the log is no reason to fail a request.
+            let _ = writeln!(io::stdout().lock(), "{line}");
         }
     }
 }

@@ -8,6 +8,9 @@ use std::time::Duration;
 use serde_json::json;
 use thiserror::Error;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::secret::SecretError;
 use crate::settings::{SettingsError, environment};
@@ -99,10 +102,12 @@ fn log_to_stdout() {
     let level = ["SECUREBASE_LOG", "AWS_LAMBDA_LOG_LEVEL"].into_iter().find_map(environment);
     let filter = EnvFilter::try_new(level.as_deref().unwrap_or("info")).unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_target(false);
+    // Other people's crates are never heard below `info`: they write secrets.
+    let kept = filter_fn(api::may_be_logged);
     if environment("AWS_LAMBDA_LOG_FORMAT").is_some_and(|format| format.eq_ignore_ascii_case("json")) {
-        lines.json().flatten_event(true).with_span_list(false).init();
+        lines.json().flatten_event(true).with_span_list(false).finish().with(kept).init();
     } else {
-        lines.without_time().init();
+        lines.without_time().finish().with(kept).init();
     }
 }
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use api::audit::archive::{Archive, Archived, archive, witnesses};
-use api::audit::{FolderArchive, S3Archive, Verification, verify};
+use api::audit::{ArchivedMonths, FolderArchive, S3Archive, Verification, Witness, archived_months, verify_after};
 use serde_json::json;
 
 use crate::cli::{self, Global, StoresChoice};
@@ -29,15 +29,17 @@ pub(super) async fn run(global: &Global, command: cli::Audit) -> anyhow::Result<
         cli::Audit::Verify(place) => {
             let place = place.archive.or_else(|| default_place(global));
             let found = super::with_platform(platform, |stores| async move {
-                let heads = match &place {
-                    Some(place) => Place::open(&stores, place).await?.witnesses().await?,
-                    None => Vec::new(),
+                let (heads, months) = match &place {
+                    Some(place) => Place::open(&stores, place).await?.known().await?,
+                    None => Default::default(),
                 };
                 let mut connection = stores.database.pool(Role::Operator)?.acquire().await?;
-                Ok(verify(&mut connection, &heads).await?)
+                let verification = verify_after(&mut connection, &heads, &months).await?;
+                Ok((verification, months))
             })
             .await?;
-            Ok(report(global, &found))
+            let (found, months) = found;
+            Ok(report(global, &found, &months))
         }
         cli::Audit::Archive(place) => {
             let place = place.archive.or_else(|| default_place(global));
@@ -106,9 +108,12 @@ impl Place {
         Ok(Self::Bucket(S3Archive::new(client, bucket.to_owned(), prefix, edge::now())))
     }
 
-    async fn witnesses(&self) -> anyhow::Result<Vec<api::audit::Witness>> {
-        async fn of(place: &impl Archive) -> anyhow::Result<Vec<api::audit::Witness>> {
-            Ok(witnesses(place).await?)
+    /// The heads of days, and the months that were archived.
+    async fn known(&self) -> anyhow::Result<(Vec<Witness>, ArchivedMonths)> {
+        async fn of(place: &impl Archive) -> anyhow::Result<(Vec<Witness>, ArchivedMonths)> {
+            let heads = witnesses(place).await?;
+            let months = archived_months(place, &heads).await?;
+            Ok((heads, months))
         }
         match self {
             Self::Folder(folder) => of(folder).await,
@@ -118,19 +123,29 @@ impl Place {
 }
 
 /// Exit code 1 when something is not what it was.
-fn report(global: &Global, found: &Verification) -> ExitCode {
+fn report(global: &Global, found: &Verification, archive: &ArchivedMonths) -> ExitCode {
     let Verification { chains, events, witnessed, breaks } = found;
+    let ArchivedMonths { months, events: archived_events, .. } = archive;
     if global.json {
         let breaks: Vec<String> = breaks.iter().map(ToString::to_string).collect();
-        print::json(&json!({ "chains": chains, "events": events, "witnessed": witnessed, "breaks": breaks }));
+        print::json(&json!({
+            "chains": chains,
+            "events": events,
+            "archived_months": months,
+            "archived_events": archived_events,
+            "witnessed": witnessed,
+            "breaks": breaks,
+        }));
     } else {
         for broken in breaks {
             print::line(&format!("BROKEN {broken}"));
         }
         print::line(&format!(
-            "{} events in {} chains followed, {} heads of the archive compared: {}",
+            "{} events in {} chains followed, {} more in {} archived months, {} heads of the archive compared: {}",
             print::count(*events),
             print::count(*chains),
+            print::count(*archived_events),
+            print::count(*months),
             print::count(*witnessed),
             if breaks.is_empty() { "nothing was changed".to_owned() } else { format!("{} BREAKS", breaks.len()) }
         ));

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use aggregator::directory::AccountDirectory;
 use anyhow::Context;
+use api::auth::Authenticator;
 use api::http::HeaderValue;
 use api::{ApiParts, ApiState, Identity, Operations, Telemetry, TenantMac};
 use tokio::net::TcpListener;
@@ -38,7 +39,7 @@ pub(super) async fn serve(global: &Global, mut platform: Platform, listener: Tcp
     let state = state(global, &platform, listener.local_addr()?).await?;
     let authenticator = state.authenticator().clone();
     let telemetry = state.telemetry().clone();
-    let refreshing = tokio::spawn(platform.keys().session.clone().keep_fresh(authenticator.sessions().clone()));
+    platform.keys().session.clone().keep_fresh(authenticator.sessions(), edge::now());
     let place = std::env::var("SECUREBASE_AUDIT_ARCHIVE").ok().or_else(|| super::audit::default_place(global));
     let stores = platform.stores.clone();
     let archiving = tokio::spawn(async move {
@@ -54,7 +55,7 @@ pub(super) async fn serve(global: &Global, mut platform: Platform, listener: Tcp
     } else {
         print::line(&format!("The API listens on {url} until Ctrl-C."));
     }
-    let measuring = tokio::spawn(measure(global.stores, telemetry));
+    let measuring = tokio::spawn(measure(global.stores, telemetry, authenticator.clone()));
     let failures = platform.failures();
     let (failed, reason) = tokio::sync::oneshot::channel();
     let shutdown = async move {
@@ -67,7 +68,6 @@ pub(super) async fn serve(global: &Global, mut platform: Platform, listener: Tcp
     };
     let mailing = Mail::of(global, &platform.stores)?.map(|mail| tokio::spawn(mail.keep_sending()));
     let served = api::serve(listener, state, shutdown).await;
-    refreshing.abort();
     archiving.abort();
     measuring.abort();
     mailing.iter().for_each(tokio::task::JoinHandle::abort);
@@ -92,13 +92,13 @@ pub(super) async fn serve(global: &Global, mut platform: Platform, listener: Tcp
 }
 
 /// In AWS, says now and then what was measured, in the format that CloudWatch reads from logs. Elsewhere `/metrics` does.
-async fn measure(stores: StoresChoice, telemetry: Telemetry) {
+async fn measure(stores: StoresChoice, telemetry: Telemetry, authenticator: Authenticator) {
     if stores != StoresChoice::Aws {
         return;
     }
     loop {
         tokio::time::sleep(std::time::Duration::from_secs(MEASURED_SECONDS)).await;
-        for line in telemetry.embedded_metrics(edge::now()) {
+        for line in telemetry.embedded_metrics(authenticator.cache_counts(), edge::now()) {
             print::line(&line);
         }
     }

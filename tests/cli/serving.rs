@@ -174,6 +174,71 @@ fn a_given_database_is_used_by_all_and_shows_the_api_only_what_a_customer_may_se
 }
 
 #[test]
+fn a_log_of_everything_holds_nothing_that_callers_or_stores_sent() {
+    let site = Site::new();
+    site.add_customer("acme", "standard");
+    let scopes = "read:usage,read:invoices,read:audit,write:keys";
+    let key = site.json(["keys", "create", "--customer", "acme", "--name", "a test", "--scopes", scopes]);
+    let key = key["key"].as_str().unwrap().to_owned();
+    let admin = site.json(["keys", "create", "--admin", "--name", "an operator"])["key"].as_str().unwrap().to_owned();
+    let url = site.database.as_ref().unwrap().superuser_url().replacen('@', ":secret-in-the-database-url@", 1);
+    for format in ["json", "text"] {
+        let path = site.path(&format!("{format}.log"));
+        let mut command = site.command(["serve", "--listen", "127.0.0.1:0", "--json"]);
+        command.env("SECUREBASE_LOG", "trace").env("SECUREBASE_LOG_FORMAT", format).env("DATABASE_URL", &url);
+        let serving = Serving::start_logging(command, File::create(&path).unwrap().into());
+
+        let headers = [
+            ("Content-Type", "application/json"),
+            ("Cookie", "secret-in-a-cookie"),
+            ("User-Agent", "secret-in-a-user-agent"),
+            ("X-Forwarded-For", "secret-in-a-forwarded-header"),
+            ("Idempotency-Key", &format!("secret-in-an-idempotency-key-{format}")),
+        ];
+        let (status, session) = serving.post("/v1/auth/authenticate", Some(&key), &headers[..4], "");
+        assert_eq!(status, 201, "{session}");
+        let session = session["token"].as_str().unwrap().to_owned();
+        let wrong = format!("{}{}", &key[..key.len() - 43], "W".repeat(43));
+        for (path, shown) in [
+            ("/v1/usage?meter=cloudtrail_events", session.as_str()),
+            ("/v1/usage?meter=secret-in-a-query", &key),
+            ("/v1/invoices/secret-in-a-path", &key),
+            ("/v1/customers/secret-in-a-customers-path", &key),
+            ("/v1/audit-events?actor=secret-in-an-actor", &wrong),
+            ("/secret-in-a-path-of-nothing", &key),
+            (&format!("/v1/api-keys/{key}"), &key),
+            (&format!("/v1/invoices/{session}"), &session),
+        ] {
+            serving.get(path, Some(shown));
+        }
+        let body = json!({"name": "secret-in-a-body", "scopes": ["read:usage"]}).to_string();
+        let (status, made) = serving.post("/v1/api-keys", Some(&key), &headers, &body);
+        assert_eq!(status, 201, "{made}");
+        let made = made["key"].as_str().unwrap();
+        serving.post("/v1/api-keys", Some(&key), &headers[..4], r#"{"secret-in-a-broken-body"#);
+        let customer = json!({"id": format!("{format}er"), "name": "secret-in-a-name", "tier": "standard",
+            "contract_start": "2026-01-01T00:00:00Z", "billing_address": "secret-in-an-address"});
+        let (status, added) = serving.post("/v1/admin/customers", Some(&admin), &headers[..4], &customer.to_string());
+        assert_eq!(status, 201, "{added}");
+        let sample = json!({"specversion": "1.0", "id": "secret-in-an-id", "source": "/secret-in-a-source",
+            "type": "nat_gateway_bytes", "subject": ACCOUNT, "time": "2026-10-01T00:00:00Z",
+            "data": {"resource": "secret-in-a-resource", "value": "1", "unit": "bytes"}});
+        let cloud_event = [("Content-Type", "application/cloudevents+json")];
+        serving.post("/v1/samples", Some(&admin), &cloud_event, &sample.to_string());
+        assert_eq!(serving.end_by(Signal::SIGTERM).code, Some(0));
+
+        let log = fs::read_to_string(&path).unwrap();
+        assert!(log.matches("answered").count() >= 12, "each call has its line: {log}");
+        let secrets =
+            [key.as_str(), made, &admin, &session, &wrong, &key[key.len() - 43..], &admin[admin.len() - 43..]];
+        for secret in secrets.into_iter().chain(["secret-in-", "secret_in_"]) {
+            let line = log.lines().find(|line| line.contains(secret));
+            assert_eq!(line, None, "{secret} is in the log");
+        }
+    }
+}
+
+#[test]
 fn a_client_that_is_told_another_database_than_the_owner_uses_is_refused() {
     let site = Site::without_database();
     let other = Site::new();

@@ -228,8 +228,13 @@ pub(crate) struct Serving {
 }
 
 impl Serving {
-    pub(crate) fn start(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    pub(crate) fn start(command: Command) -> Self {
+        Self::start_logging(command, Stdio::piped())
+    }
+
+    /// With its log going there: a pipe that nobody reads holds up who logs much.
+    pub(crate) fn start_logging(mut command: Command, log: Stdio) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let (line, said) = first_line(child.stdout.take().unwrap());
         child.stdout = Some(said);
         let Ok(listening) = serde_json::from_str::<Value>(&line) else { panic!("{line:?}, then {:?}", ended(child)) };

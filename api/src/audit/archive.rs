@@ -7,13 +7,15 @@
 //! | `events/2026-08/<chain>.jsonl.gz` | a month's events of one chain, one JSON object a line, as they were hashed; the platform's chain is `_platform` |
 //! | `events/2026-08/index.json` | which chains that month has, with counts and SHA-256; written last, so a month with an index is whole |
 //!
-//! Every object is written once. A second writer of the same object finds it there and leaves it.
+//! Every object is written once. A second writer of the same object finds it there, and leaves it if it says what it may:
+//! anything else is an error, because somebody else wrote it.
 
 use std::future::Future;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 
 use chrono::{DateTime, Datelike, Months, NaiveDate, Utc};
 use flate2::Compression;
+use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use ingest::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -41,6 +43,18 @@ pub(crate) const EVENTS_OF_MONTH: &str = "select chain, sequence, (extract(epoch
 /// The first event of all.
 pub(crate) const FIRST: &str = "select min(occurred_at) from audit_events";
 
+/// Heads that were written down and are not the trail's: of another event, or of none.
+pub(crate) const STRANGE_HEADS: &str = "select count(*) from unnest($1::text[], $2::bigint[], $3::text[]) as w (chain, sequence, hash) \
+     where w.sequence > 0 and not exists (select from audit_events e \
+         where e.chain = w.chain and e.sequence = w.sequence and encode(e.hash, 'hex') = w.hash)";
+
+/// Chains that had events before an instant and are not among these.
+pub(crate) const UNNAMED_CHAINS: &str = "select count(*) from audit_heads h where h.chain <> all ($1::text[]) \
+     and exists (select from audit_events e where e.chain = h.chain and e.occurred_at < $2)";
+
+/// The clock of the database and of whoever archives differ by less.
+const CLOCKS_DIFFER_SECS_MAX: i64 = 300;
+
 /// A place where objects are written once and kept.
 pub trait Archive: Send + Sync {
     /// Writes an object unless one of this name is there. Returns whether it was written.
@@ -67,6 +81,9 @@ pub enum ArchiveError {
     /// Stop: an object holds what we never write.
     #[error("the archived object {0} cannot be read")]
     Malformed(String),
+    /// Stop, and look who writes there: an object that is written once says something else than the trail.
+    #[error("the archived object {0} is not of this trail: somebody else wrote it, or the trail was changed")]
+    Strange(String),
     /// PostgreSQL failed. Retry when it was away.
     #[error(transparent)]
     Database(#[from] VerifyError),
@@ -96,18 +113,18 @@ struct DailyHeads {
 /// What a month has.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct MonthIndex {
-    month: String,
-    chains: Vec<MonthChain>,
+pub(super) struct MonthIndex {
+    pub(super) month: String,
+    pub(super) chains: Vec<MonthChain>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct MonthChain {
-    chain: String,
-    events: u64,
+pub(super) struct MonthChain {
+    pub(super) chain: String,
+    pub(super) events: u64,
     /// Of the compressed object.
-    sha256: String,
+    pub(super) sha256: String,
 }
 
 /// What was written.
@@ -131,12 +148,14 @@ pub async fn archive(
     let daily = DailyHeads { taken_at: now.to_string(), heads: heads(connection).await? };
     // The head of an event that the database could still lose would break the chain for ever.
     billing::wait_for_disk(connection).await?;
+    let mut strange = false;
     if place.put_once(&name, json(&daily)).await? {
         archived.day = Some(today.to_string());
+    } else {
+        strange = !stands_for_us(connection, &place.get(&name).await?, today, now).await?;
     }
     let first: Option<DateTime<Utc>> = sqlx::query_scalar(FIRST).persistent(false).fetch_one(&mut *connection).await?;
-    let Some(first) = first else { return Ok(archived) };
-    let mut month = first_of_month(first.date_naive());
+    let mut month = first_of_month(first.map_or(today, |first| first.date_naive()));
     while let Some(end) = month.checked_add_months(Months::new(1)) {
         if today.signed_duration_since(end).num_days() < ARCHIVED_AFTER_DAYS {
             break;
@@ -146,7 +165,31 @@ pub async fn archive(
         }
         month = end;
     }
-    Ok(archived)
+    if strange { Err(ArchiveError::Strange(name)) } else { Ok(archived) }
+}
+
+/// Whether heads that stand there already can be what we wrote earlier that day.
+async fn stands_for_us(
+    connection: &mut PgConnection,
+    bytes: &[u8],
+    day: NaiveDate,
+    now: Timestamp,
+) -> Result<bool, ArchiveError> {
+    let Ok(daily) = serde_json::from_slice::<DailyHeads>(bytes) else { return Ok(false) };
+    let Ok(taken_at) = Timestamp::parse_rfc3339(&daily.taken_at) else { return Ok(false) };
+    let latest = now.saturating_add_secs(CLOCKS_DIFFER_SECS_MAX);
+    if DateTime::<Utc>::from(taken_at).date_naive() != day || latest < taken_at {
+        return Ok(false);
+    }
+    let chains: Vec<&str> = daily.heads.iter().map(|head| head.chain.as_str()).collect();
+    let hashes: Vec<&str> = daily.heads.iter().map(|head| head.hash.as_str()).collect();
+    let sequences: Vec<i64> = daily.heads.iter().map(|head| head.sequence).collect();
+    let strange = sqlx::query_scalar(STRANGE_HEADS).bind(&chains).bind(sequences).bind(hashes).persistent(false);
+    let strange: i64 = strange.fetch_one(&mut *connection).await?;
+    let before = DateTime::<Utc>::from(taken_at.saturating_add_secs(-CLOCKS_DIFFER_SECS_MAX));
+    let unnamed = sqlx::query_scalar(UNNAMED_CHAINS).bind(chains).bind(before).persistent(false);
+    let unnamed: i64 = unnamed.fetch_one(connection).await?;
+    Ok(strange == 0 && unnamed == 0)
 }
 
 fn first_of_month(day: NaiveDate) -> NaiveDate {
@@ -171,6 +214,7 @@ async fn archive_month(
     let mut index = MonthIndex { month: month.format("%Y-%m").to_string(), chains: Vec::new() };
     for chain in chains {
         let mut file = GzEncoder::new(Vec::new(), Compression::default());
+        let mut lines = Sha256::new();
         let mut events = 0;
         let mut after = 0;
         loop {
@@ -188,20 +232,42 @@ async fn archive_month(
             for event in &page {
                 let mut line = json(event);
                 line.push(b'\n');
+                lines.update(&line);
                 file.write_all(&line).expect("memory takes what is written");
                 events += 1;
             }
         }
         let bytes = file.finish().expect("memory takes what is written");
-        let sha256 = hex::encode(Sha256::digest(&bytes));
-        place.put_once(&format!("{folder}/{}.jsonl.gz", object_name(&chain)), bytes).await?;
+        let name = format!("{folder}/{}.jsonl.gz", object_name(&chain));
+        let mut sha256 = hex::encode(Sha256::digest(&bytes));
+        if !place.put_once(&name, bytes).await? {
+            // An attempt that was cut short left it. Another version of the compressor may write other bytes, never other events.
+            let standing = place.get(&name).await?;
+            if inflated_sha256(&standing) != Some(lines.finalize().into()) {
+                return Err(ArchiveError::Strange(name));
+            }
+            sha256 = hex::encode(Sha256::digest(&standing));
+        }
         index.chains.push(MonthChain { chain, events, sha256 });
     }
     place.put_once(&index_name, json(&index)).await
 }
 
+/// Of what is in a gzip file; `None` for another file.
+fn inflated_sha256(bytes: &[u8]) -> Option<[u8; 32]> {
+    let mut hash = Sha256::new();
+    let mut inflating = GzDecoder::new(bytes);
+    let mut part = vec![0; 65_536];
+    loop {
+        match inflating.read(&mut part).ok()? {
+            0 => return Some(hash.finalize().into()),
+            count => hash.update(&part[..count]),
+        }
+    }
+}
+
 /// No customer's id has an underscore.
-fn object_name(chain: &str) -> &str {
+pub(super) fn object_name(chain: &str) -> &str {
     if chain.is_empty() { "_platform" } else { chain }
 }
 

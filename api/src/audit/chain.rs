@@ -62,7 +62,7 @@ impl ChainedEvent {
     }
 }
 
-/// Where a chain is not what it was. Each names the chain: a customer, or the platform.
+/// Where a chain is not what it was. Each names the chain, a customer or the platform, or the archive's object.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Break {
     /// An event is missing, or there twice.
@@ -125,10 +125,18 @@ pub enum Break {
         /// Who remembers.
         witness: String,
     },
+    /// The archive is not what was written.
+    #[error("archive: {object} {what}")]
+    Archive {
+        /// The object.
+        object: String,
+        /// What is wrong with it.
+        what: String,
+    },
 }
 
 /// The name of a chain in messages.
-fn shown(chain: &str) -> String {
+pub(super) fn shown(chain: &str) -> String {
     if chain.is_empty() { "of the platform".to_owned() } else { chain.to_owned() }
 }
 

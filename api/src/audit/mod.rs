@@ -4,16 +4,18 @@ pub mod archive;
 mod archive_folder;
 mod archive_s3;
 pub mod chain;
+mod months;
 mod recorder;
 pub(crate) mod verify;
 pub(crate) mod wire;
 
 pub use archive_folder::FolderArchive;
 pub use archive_s3::{LOCKED_YEARS, S3Archive};
+pub use months::{ArchivedMonths, archived_months};
 pub use recorder::{AuditRecorder, Call, RecordError};
 #[cfg(test)]
-pub(crate) use recorder::{RECORD_CALLS, RECORD_OPERATOR_CALL};
-pub use verify::{Head, Verification, VerifyError, Witness, heads, verify};
+pub(crate) use recorder::{ENDED, RECORD_CALLS, RECORD_OPERATOR_CALL, TRANSACTION};
+pub use verify::{Head, Verification, VerifyError, Witness, heads, verify, verify_after};
 
 use aggregator::directory::CustomerId;
 use serde_json::Value;

@@ -9,7 +9,7 @@ use aggregator::directory::CustomerId;
 use chrono::{DateTime, SecondsFormat, Utc};
 use ingest::Timestamp;
 use serde_json::{Value, json};
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
@@ -38,10 +38,18 @@ const OLD_SECS: i64 = 1_800;
 const PATH_CHARS_MAX: usize = 500;
 
 /// The calls of many customers, each customer with its proof.
-pub(crate) const RECORD_CALLS: &str = "select record_audit_calls($1, $2, $3::jsonb[])";
+///
+/// Answers with the transaction's id, by which its end is found out when nobody saw it.
+pub(crate) const RECORD_CALLS: &str = "select pg_current_xact_id()::text from record_audit_calls($1, $2, $3::jsonb[])";
 
 /// One call of an operator.
 pub(crate) const RECORD_OPERATOR_CALL: &str = "select record_audit_call(null, $1::timestamptz, $2, $3, $4, $5::jsonb)";
+
+/// The id of the running transaction.
+pub(crate) const TRANSACTION: &str = "select pg_current_xact_id()::text";
+
+/// How a transaction ended; null for one of long ago.
+pub(crate) const ENDED: &str = "select pg_xact_status($1::text::xid8)";
 
 /// One authenticated call and its answer.
 #[derive(Clone, Debug)]
@@ -97,6 +105,32 @@ pub enum RecordError {
     /// The call could not be written. Retry.
     #[error("the audit trail cannot be written")]
     NotWritten,
+}
+
+/// Why a batch is not known to be written.
+#[derive(Debug, Error)]
+enum WriteError {
+    /// PostgreSQL failed; retry when it was away.
+    #[error(transparent)]
+    Database(#[from] TenantError),
+    /// The transaction before is still ending on the server. Retry.
+    #[error("the transaction before has not ended yet")]
+    Ending,
+}
+
+impl From<sqlx::Error> for WriteError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error.into())
+    }
+}
+
+impl WriteError {
+    fn is_away(&self) -> bool {
+        match self {
+            Self::Database(error) => error.is_away(),
+            Self::Ending => true,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -168,8 +202,14 @@ impl Writer {
                 }
                 next = tokio::time::timeout_at(deadline, calls.recv()).await.ok().flatten();
             }
-            self.write_until_written(&batch).await;
-            batch.clear();
+            // Two transactions of two roles: when one of them fails, the other is not done again.
+            let (of_customers, of_operators): (Vec<Call>, Vec<Call>) =
+                batch.drain(..).partition(|call: &Call| call.customer.is_some());
+            for calls in [of_customers, of_operators] {
+                if !calls.is_empty() {
+                    self.write_until_written(&calls).await;
+                }
+            }
             for done in flushes.drain(..) {
                 // Whoever asked may have gone.
                 let _ = done.send(());
@@ -177,9 +217,11 @@ impl Writer {
         }
     }
 
+    /// The calls are of customers alone, or of operators alone.
     async fn write_until_written(&self, batch: &[Call]) {
+        let mut unseen = None;
         loop {
-            match self.write(batch).await {
+            match self.write(batch, &mut unseen).await {
                 Ok(()) => return,
                 Err(error) if error.is_away() => {
                     tracing::warn!(
@@ -213,49 +255,86 @@ impl Writer {
         }
     }
 
-    /// All calls in one transaction for customers, and one for operators.
-    async fn write(&self, batch: &[Call]) -> Result<(), TenantError> {
+    /// All calls in one transaction, once: `unseen` names the transaction of the try before, if its end was not seen.
+    async fn write(&self, batch: &[Call], unseen: &mut Option<String>) -> Result<(), WriteError> {
+        let is_customers = batch.iter().any(|call| call.customer.is_some());
+        let pool = if is_customers { &self.pool } else { self.operator_pool.as_ref().unwrap_or(&self.pool) };
+        if let Some(before) = unseen.as_deref() {
+            match end_of(pool, before).await? {
+                End::Committed => return Ok(()),
+                End::Ending => return Err(WriteError::Ending),
+                End::RolledBack => *unseen = None,
+            }
+        }
+        let mut transaction = pool.begin().await?;
+        let id = if is_customers {
+            self.record_customers(batch, &mut transaction).await?
+        } else {
+            self.record_operators(batch, &mut transaction).await?
+        };
+        *unseen = Some(id);
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    async fn record_customers(&self, batch: &[Call], connection: &mut PgConnection) -> Result<String, sqlx::Error> {
         let now = (self.now)();
         let mut of_customers = BTreeMap::<&CustomerId, Vec<Value>>::new();
-        let mut of_operators = Vec::new();
         for call in batch {
-            match &call.customer {
-                Some(customer) => of_customers.entry(customer).or_default().push(call.event(now)),
-                None => of_operators.push(call.event(now)),
+            if let Some(customer) = &call.customer {
+                of_customers.entry(customer).or_default().push(call.event(now));
             }
         }
-        if !of_customers.is_empty() {
-            let customers: Vec<&str> = of_customers.keys().map(|customer| customer.as_str()).collect();
-            let macs: Vec<Vec<u8>> = of_customers.keys().map(|customer| self.mac_key.sign(customer).to_vec()).collect();
-            let events: Vec<String> =
-                of_customers.into_values().map(|events| Value::Array(events).to_string()).collect();
-            let mut transaction = self.pool.begin().await?;
-            sqlx::query(RECORD_CALLS)
-                .bind(customers)
-                .bind(macs)
-                .bind(events)
+        let customers: Vec<&str> = of_customers.keys().map(|customer| customer.as_str()).collect();
+        let macs: Vec<Vec<u8>> = of_customers.keys().map(|customer| self.mac_key.sign(customer).to_vec()).collect();
+        let events: Vec<String> = of_customers.into_values().map(|events| Value::Array(events).to_string()).collect();
+        let recording = sqlx::query_scalar(RECORD_CALLS).bind(customers).bind(macs).bind(events);
+        recording.persistent(false).fetch_one(connection).await
+    }
+
+    async fn record_operators(&self, batch: &[Call], connection: &mut PgConnection) -> Result<String, sqlx::Error> {
+        let now = (self.now)();
+        for call in batch {
+            let event = call.event(now);
+            let text = |name: &str| event[name].as_str().unwrap_or_default().to_owned();
+            sqlx::query(RECORD_OPERATOR_CALL)
+                .bind(text("at"))
+                .bind(text("actor"))
+                .bind(text("action"))
+                .bind(text("subject"))
+                .bind(event["details"].to_string())
                 .persistent(false)
-                .execute(&mut *transaction)
+                .execute(&mut *connection)
                 .await?;
-            transaction.commit().await?;
         }
-        let Some(operator_pool) = &self.operator_pool else { return Ok(()) };
-        if !of_operators.is_empty() {
-            let mut transaction = operator_pool.begin().await?;
-            for event in of_operators {
-                let text = |name: &str| event[name].as_str().unwrap_or_default().to_owned();
-                sqlx::query(RECORD_OPERATOR_CALL)
-                    .bind(text("at"))
-                    .bind(text("actor"))
-                    .bind(text("action"))
-                    .bind(text("subject"))
-                    .bind(event["details"].to_string())
-                    .persistent(false)
-                    .execute(&mut *transaction)
-                    .await?;
-            }
-            transaction.commit().await?;
+        sqlx::query_scalar(TRANSACTION).persistent(false).fetch_one(connection).await
+    }
+}
+
+/// How a transaction ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Committed,
+    RolledBack,
+    /// Not yet: a server can go on with the commit of a connection that is gone.
+    Ending,
+}
+
+/// Asks PostgreSQL how a transaction ended whose commit got no answer (manual section 9.28.13, `pg_xact_status`).
+async fn end_of(pool: &PgPool, transaction: &str) -> Result<End, WriteError> {
+    let asked = sqlx::query_scalar(ENDED).bind(transaction).persistent(false).fetch_one(pool).await;
+    match asked {
+        Ok(Some(status)) => Ok(match String::as_str(&status) {
+            "committed" => End::Committed,
+            "in progress" => End::Ending,
+            _ => End::RolledBack,
+        }),
+        // So long ago that PostgreSQL has forgotten: twice in the trail is better than not at all.
+        Ok(None) => Ok(End::RolledBack),
+        // 22023: an id of the future, for a server that crashed before it wrote that id down.
+        Err(error) if error.as_database_error().is_some_and(|cause| cause.code().as_deref() == Some("22023")) => {
+            Ok(End::RolledBack)
         }
-        Ok(())
+        Err(error) => Err(error.into()),
     }
 }

@@ -7,12 +7,16 @@ use sqlx::postgres::PgRow;
 use sqlx::{Connection, PgConnection, Row};
 use thiserror::Error;
 
-use super::chain::{Break, ChainedEvent, Followed};
+use super::chain::{Break, ChainedEvent, Followed, shown};
+use super::months::ArchivedMonths;
 
 /// One picture for events and heads.
 const BEGIN: &str = "begin isolation level repeatable read read only";
 
 pub(crate) const HEADS: &str = "select chain, sequence, hash from audit_heads order by chain collate \"C\"";
+
+/// Where a chain begins in the database.
+pub(crate) const FIRST_OF_CHAIN: &str = "select min(sequence) from audit_events where chain = $1";
 
 pub(crate) const CHAINS_WITHOUT_HEAD: &str = "select distinct e.chain from audit_events e \
      where not exists (select from audit_heads h where h.chain = e.chain) order by 1";
@@ -72,8 +76,19 @@ pub enum VerifyError {
 
 /// Follows every chain. The connection is the operator's, who sees all of them.
 pub async fn verify(connection: &mut PgConnection, witnesses: &[Witness]) -> Result<Verification, VerifyError> {
+    verify_after(connection, witnesses, &ArchivedMonths::default()).await
+}
+
+/// Follows every chain, from where archived months end if the database begins later; these months are witnesses as well.
+pub async fn verify_after(
+    connection: &mut PgConnection,
+    witnesses: &[Witness],
+    months: &ArchivedMonths,
+) -> Result<Verification, VerifyError> {
     let mut transaction = connection.begin_with(BEGIN).await?;
-    let mut verification = Verification::default();
+    let mut verification = Verification { breaks: months.breaks.clone(), ..Verification::default() };
+    let of_months = months.witnesses();
+    let witnesses: Vec<&Witness> = witnesses.iter().chain(&of_months).collect();
     let mut known: BTreeMap<String, Witnessed<'_>> = BTreeMap::new();
     for witness in witnesses {
         for head in &witness.heads {
@@ -98,8 +113,13 @@ pub async fn verify(connection: &mut PgConnection, witnesses: &[Witness]) -> Res
         verification.chains += 1;
         let none = BTreeMap::new();
         let known = known.get(&chain).unwrap_or(&none);
-        let mut followed = Followed::new(&chain);
-        match follow(&mut transaction, &mut followed, known, &mut verification).await? {
+        let first: Option<i64> =
+            sqlx::query_scalar(FIRST_OF_CHAIN).bind(&chain).persistent(false).fetch_one(&mut *transaction).await?;
+        let mut followed = months.before(&chain, first);
+        // What came before was compared where it is: in the archive.
+        let known: Witnessed<'_> = known.range(followed.sequence..).map(|(at, who)| (*at, who.clone())).collect();
+        let known = &known;
+        match follow(&mut transaction, &mut followed, known, months.border(&chain), &mut verification).await? {
             Err(broken) => verification.breaks.push(broken),
             Ok(()) => {
                 let (sequence, hash) = end.unwrap_or_default();
@@ -128,6 +148,7 @@ async fn follow(
     connection: &mut PgConnection,
     followed: &mut Followed,
     known: &Witnessed<'_>,
+    border: Option<(i64, i64)>,
     verification: &mut Verification,
 ) -> Result<Result<(), Break>, sqlx::Error> {
     loop {
@@ -138,6 +159,10 @@ async fn follow(
                 return Ok(Err(broken));
             }
             verification.events += 1;
+            if border.is_some_and(|(last, end_at)| last < event.sequence && event.occurred_at < end_at) {
+                let object = format!("event {} of chain {}", event.sequence, shown(&followed.chain));
+                return Ok(Err(Break::Archive { object, what: "is missing in its month".to_owned() }));
+            }
             for (witness, hash) in known.get(&followed.sequence).into_iter().flatten() {
                 verification.witnessed += 1;
                 let hash = hex::decode(hash).unwrap_or_default();

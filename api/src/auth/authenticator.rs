@@ -113,7 +113,8 @@ impl Authenticator {
             let token = KeyToken::parse(credentials).map_err(|_| AuthenticationError::NotAuthenticated)?;
             self.by_key(&token, address, now).await
         } else {
-            let session = self.sessions.verify(credentials, now).map_err(|_| AuthenticationError::NotAuthenticated)?;
+            let session = self.sessions.verify_fresh(credentials, now).await;
+            let session = session.map_err(|_| AuthenticationError::NotAuthenticated)?;
             let name = session.id;
             let context = AuthorizerContext {
                 customer: session.customer,
@@ -143,7 +144,7 @@ impl Authenticator {
 
     /// Begins a session of a caller that has shown its key. `None` for one that has shown a session: a session that makes
     /// sessions would never end.
-    pub fn begin_session(&self, caller: &Caller, id: String, now: Timestamp) -> Option<NewSession> {
+    pub async fn begin_session(&self, caller: &Caller, id: String, now: Timestamp) -> Option<NewSession> {
         if caller.session.is_some() {
             return None;
         }
@@ -153,7 +154,7 @@ impl Authenticator {
             generation: caller.generation,
             id,
         };
-        Some(self.sessions.sign(&session, now))
+        Some(self.sessions.sign_fresh(&session, now).await)
     }
 
     async fn by_key(&self, token: &KeyToken, address: IpAddr, now: Timestamp) -> Result<Caller, AuthenticationError> {

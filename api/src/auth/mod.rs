@@ -20,7 +20,10 @@ pub use authenticator::{AuthenticationError, Authenticator, Caller};
 pub use authorizer::{AuthorizerContext, NoContext};
 pub use hashing::{HashingError, HashingPool};
 pub use scope::{Scope, Scopes, UnknownScope};
-pub use session::{BadSigningKeys, NewSession, NotASession, SESSION_SECS, Session, Sessions, SigningKeys};
+pub use session::{
+    BadSigningKeys, KEYS_READ_SECS, NewSession, NotASession, SESSION_SECS, Session, Sessions, SigningKeys,
+    UNKNOWN_KEY_SECS,
+};
 pub use signing_secret::SigningSecretError;
 pub use stored_key::LookUpError;
 pub use token::{KeyId, KeyToken, NotAKey, NotAKeyId};

@@ -3,13 +3,16 @@
 //! One algorithm, HMAC-SHA256, whatever a token's header says. A token names the key it stands for and that key's
 //! generation; what it may do is read from the key at each request, so a session ends with its key.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
 
 use aggregator::directory::CustomerId;
+use aws_sdk_secretsmanager::Client;
 use ingest::Timestamp;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, decode_header, encode};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use tokio::sync::MutexGuard;
 
 use super::token::KeyId;
 
@@ -21,6 +24,15 @@ const TOKEN_BYTES_MAX: usize = 1_024;
 
 /// Keys that are in force at once: the one that signs, and the one before or after it.
 const SIGNING_KEYS_MAX: usize = 2;
+
+/// A secret that was rotated is in force everywhere after this long; the key before stays in the secret for a session's length.
+pub const KEYS_READ_SECS: i64 = 300;
+
+/// For a session that names an unknown key the secret is read again, this often at most: anybody can send such a thing.
+pub const UNKNOWN_KEY_SECS: i64 = 30;
+
+/// The secret is waited for this long; then the keys stay as they are.
+const SECRET_WAIT_MS_MAX: u64 = 3_000;
 
 const ISSUER: &str = "securebase";
 const AUDIENCE: &str = "securebase-api";
@@ -146,19 +158,93 @@ pub struct NewSession {
 #[error("no valid session")]
 pub struct NotASession;
 
-/// Signs and verifies sessions. The keys can be replaced while it is in use.
+/// Why a token is no session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    /// It names a key that we do not have: a new one, perhaps, that we have not read yet.
+    UnknownKey,
+    /// Anything else.
+    Other,
+}
+
+/// Signs and verifies sessions. The keys can be replaced while it is in use, and follow a secret that is rotated.
 #[derive(Clone, Debug)]
-pub struct Sessions(Arc<RwLock<SigningKeys>>);
+pub struct Sessions {
+    keys: Arc<RwLock<SigningKeys>>,
+    source: Arc<OnceLock<Source>>,
+}
+
+/// The secret that holds the keys.
+#[derive(Debug)]
+struct Source {
+    client: Client,
+    id: String,
+    /// When it was last asked. Locked while it is being asked.
+    read_at: tokio::sync::Mutex<Timestamp>,
+}
 
 impl Sessions {
     /// Sessions under these keys.
     pub fn new(keys: SigningKeys) -> Self {
-        Self(Arc::new(RwLock::new(keys)))
+        Self { keys: Arc::new(RwLock::new(keys)), source: Arc::default() }
     }
 
     /// Takes other keys from now on: sessions of a key that is no more among them have ended.
     pub fn replace(&self, keys: SigningKeys) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+    }
+
+    /// Reads the keys again from this secret: by the first session that is begun or shown [`KEYS_READ_SECS`] after the last
+    /// time, and at once for one that names an unknown key, at most every [`UNKNOWN_KEY_SECS`].
+    ///
+    /// So a key that was added is known with its first session, and one that was taken out of the secret is refused after
+    /// [`KEYS_READ_SECS`]. While the secret cannot be read, the keys stay as they are. Said twice, the first holds.
+    pub fn keep_fresh_from(&self, client: Client, id: String, read_at: Timestamp) {
+        let _ = self.source.set(Source { client, id, read_at: tokio::sync::Mutex::new(read_at) });
+    }
+
+    /// [`Sessions::sign`], under the keys of the secret.
+    pub async fn sign_fresh(&self, session: &Session, now: Timestamp) -> NewSession {
+        self.read_when_due(now).await;
+        self.sign(session, now)
+    }
+
+    /// [`Sessions::verify`], under the keys of the secret.
+    pub async fn verify_fresh(&self, token: &str, now: Timestamp) -> Result<Session, NotASession> {
+        self.read_when_due(now).await;
+        match (self.judge(token, now), self.source.get()) {
+            (Err(Refusal::UnknownKey), Some(source)) => {
+                // Whoever else comes with a new key waits for what is read; the wait is bounded.
+                let read_at = source.read_at.lock().await;
+                self.read_after(UNKNOWN_KEY_SECS, source, read_at, now).await;
+                self.verify(token, now)
+            }
+            (judged, _) => judged.map_err(|_| NotASession),
+        }
+    }
+
+    /// Nobody waits for another's reading: the keys that are there still hold.
+    async fn read_when_due(&self, now: Timestamp) {
+        let Some(source) = self.source.get() else { return };
+        if let Ok(read_at) = source.read_at.try_lock() {
+            self.read_after(KEYS_READ_SECS, source, read_at, now).await;
+        }
+    }
+
+    /// Reads the secret again unless that was done so lately.
+    async fn read_after(&self, seconds: i64, source: &Source, mut read_at: MutexGuard<'_, Timestamp>, now: Timestamp) {
+        if now < read_at.saturating_add_secs(seconds) {
+            return;
+        }
+        *read_at = now;
+        let reading = SigningKeys::from_secrets_manager(&source.client, &source.id);
+        match tokio::time::timeout(Duration::from_millis(SECRET_WAIT_MS_MAX), reading).await {
+            Ok(Ok(keys)) => self.replace(keys),
+            Ok(Err(error)) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "the keys of sessions stay as they are");
+            }
+            Err(_) => tracing::error!("Secrets Manager does not answer; the keys of sessions stay as they are"),
+        }
     }
 
     /// Signs a session that begins now.
@@ -175,7 +261,7 @@ impl Sessions {
             nbf: issued_at,
             exp: issued_at + SESSION_SECS,
         };
-        let keys = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
         let key = keys.0.first().expect("a set of signing keys has one");
         let header = Header { kid: Some(key.id.clone()), ..Header::new(Algorithm::HS256) };
         let token = encode(&header, &claims, &EncodingKey::from_secret(&key.secret))
@@ -186,10 +272,14 @@ impl Sessions {
 
     /// Verifies a token: signature by a key in force, algorithm, issuer, audience and times.
     pub fn verify(&self, token: &str, now: Timestamp) -> Result<Session, NotASession> {
+        self.judge(token, now).map_err(|_| NotASession)
+    }
+
+    fn judge(&self, token: &str, now: Timestamp) -> Result<Session, Refusal> {
         if token.len() > TOKEN_BYTES_MAX {
-            return Err(NotASession);
+            return Err(Refusal::Other);
         }
-        let id = decode_header(token).ok().and_then(|header| header.kid).ok_or(NotASession)?;
+        let id = decode_header(token).ok().and_then(|header| header.kid).ok_or(Refusal::Other)?;
         let mut validation = Validation::new(Algorithm::HS256);
         validation.set_audience(&[AUDIENCE]);
         validation.set_issuer(&[ISSUER]);
@@ -197,23 +287,23 @@ impl Sessions {
         // Below, by the clock we are given.
         validation.validate_exp = false;
         let decoded = {
-            let keys = self.0.read().unwrap_or_else(PoisonError::into_inner);
-            let key = keys.0.iter().find(|key| key.id == id).ok_or(NotASession)?;
+            let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+            let key = keys.0.iter().find(|key| key.id == id).ok_or(Refusal::UnknownKey)?;
             decode::<Claims>(token, &DecodingKey::from_secret(&key.secret), &validation)
         };
-        let claims = decoded.map_err(|_| NotASession)?.claims;
+        let claims = decoded.map_err(|_| Refusal::Other)?.claims;
         let seconds = now.micros().div_euclid(1_000_000);
         // Another server's clock may be ahead of ours a little.
         const AHEAD_SECS_MAX: i64 = 60;
         let lasts = claims.exp.checked_sub(claims.iat).is_some_and(|lasts| (0..=SESSION_SECS).contains(&lasts));
         if !lasts || seconds >= claims.exp || claims.nbf.saturating_sub(AHEAD_SECS_MAX) > seconds {
-            return Err(NotASession);
+            return Err(Refusal::Other);
         }
         let customer = match claims.sub.as_str() {
             OPERATOR => None,
-            id => Some(CustomerId::parse(id).map_err(|_| NotASession)?),
+            id => Some(CustomerId::parse(id).map_err(|_| Refusal::Other)?),
         };
-        let key_id = KeyId::parse(&claims.key).map_err(|_| NotASession)?;
+        let key_id = KeyId::parse(&claims.key).map_err(|_| Refusal::Other)?;
         Ok(Session { customer, key_id, generation: claims.generation, id: claims.jti })
     }
 }

@@ -164,6 +164,34 @@ async fn naming_what_is_another_customers_raises_the_isolation_alarm_and_nothing
     log.alarms();
     get(wrong, "/v1/accounts", &key).await.problem(500, "internal");
     assert!(log.alarms().contains(&"isolation".to_owned()), "a MAC that PostgreSQL refuses");
+
+    // A row of another customer, should PostgreSQL ever show one: here to a role that may see all of them.
+    let above = stage.serve_as("postgres", stage.mac_key()).await;
+    log.alarms();
+    get(above, "/v1/invoices", &key).await.problem(500, "internal");
+    assert_eq!(log.alarms(), ["isolation"], "a row of another customer");
+
+    // A right that the application does not have (SQLSTATE 42501).
+    let revoke = "revoke select on account_ownership from securebase_app";
+    sqlx::raw_sql(revoke).execute(&mut stage.superuser().await).await.unwrap();
+    get(stage.address, "/v1/accounts", &key).await.problem(500, "internal");
+    assert_eq!(log.alarms(), ["isolation"], "a right that was refused");
+    sqlx::raw_sql("grant select on account_ownership to securebase_app")
+        .execute(&mut stage.superuser().await)
+        .await
+        .unwrap();
+
+    // A tenant that is not set, however that may come about.
+    sqlx::raw_sql(
+        "create or replace function current_tenant() returns text language sql stable as 'select null::text'",
+    )
+    .execute(&mut stage.superuser().await)
+    .await
+    .unwrap();
+    for path in ["/v1/customers/acme", "/v1/invoices/preview"] {
+        get(stage.address, path, &key).await.problem(500, "internal");
+        assert_eq!(log.alarms(), ["isolation"], "no tenant is set: {path}");
+    }
 }
 
 #[tokio::test]

@@ -1,9 +1,19 @@
 //! The audit trail, followed: what was changed behind its back shows.
 
-use api::audit::archive::{Archive, archive, witnesses};
-use api::audit::{FolderArchive, Verification, verify};
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use api::audit::archive::{Archive, ArchiveError, archive, witnesses};
+use api::audit::chain::ChainedEvent;
+use api::audit::{FolderArchive, Verification, archived_months, verify, verify_after};
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
 use ingest::Timestamp;
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::client::get;
@@ -159,6 +169,344 @@ async fn a_month_is_archived_whole_90_days_after_its_end() {
     );
     let again = archive(&mut operator, &place, due.saturating_add_secs(86_400)).await.unwrap();
     assert_eq!(again.months, Vec::<String>::new());
+}
+
+/// Two chains with events in May, June and July, and one each in November; archived until July.
+async fn archived(stage: &Stage, folder: &Path) -> (PgConnection, FolderArchive) {
+    let mut superuser = stage.superuser().await;
+    let days = ["2026-05-03", "2026-05-31", "2026-06-01", "2026-06-30", "2026-07-01", "2026-07-31", "2026-11-20"];
+    for (number, day) in days.iter().enumerate() {
+        for customer in ["'acme'", "null"] {
+            let append = format!(
+                "select append_audit_event({customer}, 'securebase_app', '{day}T12:00:00Z', 'tester', 'test.done', 'subject {number}', '{{}}')"
+            );
+            sqlx::raw_sql(AssertSqlSafe(append)).execute(&mut superuser).await.unwrap();
+        }
+    }
+    let place = FolderArchive::new(folder);
+    let june = Timestamp::parse_rfc3339("2026-06-15T12:00:00Z").unwrap();
+    let now = Timestamp::parse_rfc3339("2026-11-22T12:00:00Z").unwrap();
+    let archived = archive(&mut operator(stage).await, &place, now).await.unwrap();
+    assert_eq!(archived.months, ["2026-05", "2026-06", "2026-07"]);
+    // What a server that ran in June would have written down: the heads in the middle of an archived month.
+    let heads: Vec<serde_json::Value> = sqlx::query_as::<_, (String, i64, String)>(
+        "select chain, sequence, encode(hash, 'hex') from audit_events where subject = 'subject 2'",
+    )
+    .fetch_all(&mut superuser)
+    .await
+    .unwrap()
+    .into_iter()
+    .map(|(chain, sequence, hash)| json!({"chain": chain, "sequence": sequence, "hash": hash}))
+    .collect();
+    let daily = json!({"taken_at": june.to_string(), "heads": heads}).to_string();
+    assert!(place.put_once("heads/2026-06-15.json", daily.into_bytes()).await.unwrap());
+    (superuser, place)
+}
+
+/// Every break that database and archive together show.
+async fn all_breaks(stage: &Stage, place: &FolderArchive) -> Vec<String> {
+    let heads = witnesses(place).await.unwrap();
+    let months = archived_months(place, &heads).await.unwrap();
+    breaks(&verify_after(&mut operator(stage).await, &heads, &months).await.unwrap())
+}
+
+/// Lets the database lose what is older, as its owner does with partitions past their time.
+async fn detach_before(superuser: &mut PgConnection, day: &str) {
+    let sql = format!(
+        "set session_replication_role = replica; delete from audit_events where occurred_at < '{day}Z';
+         reset session_replication_role"
+    );
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(superuser).await.unwrap();
+}
+
+/// A file of the archive, changed by somebody who owns the disk.
+fn rewrite(folder: &Path, name: &str, change: impl FnOnce(Vec<u8>) -> Vec<u8>) {
+    let path = folder.join(name);
+    let bytes = change(fs::read(&path).unwrap());
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, bytes).unwrap();
+}
+
+/// The lines of a chain in a month, changed, and the index made to fit: only the hashes of events can tell.
+fn forge(folder: &Path, month: &str, change: impl FnOnce(Vec<String>) -> Vec<String>) {
+    let mut bytes = Vec::new();
+    rewrite(folder, &format!("events/{month}/acme.jsonl.gz"), |old| {
+        let mut text = String::new();
+        GzDecoder::new(&old[..]).read_to_string(&mut text).unwrap();
+        let lines = change(text.lines().map(str::to_owned).collect());
+        let mut file = GzEncoder::new(Vec::new(), Compression::default());
+        lines.iter().for_each(|line| writeln!(file, "{line}").unwrap());
+        bytes = file.finish().unwrap();
+        bytes.clone()
+    });
+    let mut text = String::new();
+    GzDecoder::new(&bytes[..]).read_to_string(&mut text).unwrap();
+    rewrite(folder, &format!("events/{month}/index.json"), |index| {
+        let mut index: serde_json::Value = serde_json::from_slice(&index).unwrap();
+        let chains = index["chains"].as_array_mut().unwrap();
+        let chain = chains.iter_mut().find(|chain| chain["chain"] == "acme").unwrap();
+        chain["events"] = json!(text.lines().count());
+        chain["sha256"] = json!(hex(&Sha256::digest(&bytes)));
+        index.to_string().into_bytes()
+    });
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// An event with another actor and the hash it then has, and so on to the last.
+fn with_right_hashes(lines: Vec<String>) -> Vec<String> {
+    let mut events: Vec<ChainedEvent> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    events[0].actor = "nobody".to_owned();
+    let mut previous: [u8; 32] = [0; 32];
+    for (place, event) in events.iter_mut().enumerate() {
+        if place > 0 {
+            event.previous_hash = hex(&previous);
+        } else {
+            for (byte, digits) in previous.iter_mut().zip(event.previous_hash.as_bytes().chunks(2)) {
+                *byte = u8::from_str_radix(std::str::from_utf8(digits).unwrap(), 16).unwrap();
+            }
+        }
+        previous = event.hash_after(&previous);
+        event.hash = hex(&previous);
+    }
+    events.iter().map(|event| serde_json::to_string(event).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn any_change_in_an_archived_month_shows_whether_or_not_the_database_still_has_it() {
+    for is_detached in [false, true] {
+        let stage = Stage::new().await;
+        let folder = tempfile::tempdir().unwrap();
+        let (mut superuser, place) = archived(&stage, folder.path()).await;
+        if is_detached {
+            detach_before(&mut superuser, "2026-08-01").await;
+            assert!(
+                !breaks(&verify(&mut operator(&stage).await, &[]).await.unwrap()).is_empty(),
+                "it begins at event 7"
+            );
+        }
+        assert_eq!(all_breaks(&stage, &place).await, Vec::<String>::new());
+        let heads = witnesses(&place).await.unwrap();
+        let months = archived_months(&place, &heads).await.unwrap();
+        assert_eq!((months.months, months.events), (3, 12));
+
+        let copy = tempfile::tempdir().unwrap();
+        type Change<'a> = (&'a str, &'a str, Box<dyn Fn(&Path)>);
+        let change = |what, says, change: Box<dyn Fn(&Path)>| -> Change<'_> { (what, says, change) };
+        let changes = [
+            change(
+                "one byte of a file",
+                "archive: events/2026-06/acme.jsonl.gz was changed",
+                Box::new(|at| {
+                    rewrite(at, "events/2026-06/acme.jsonl.gz", |mut bytes| {
+                        let middle = bytes.len() / 2;
+                        bytes[middle] ^= 1;
+                        bytes
+                    });
+                }),
+            ),
+            change(
+                "one word of an event",
+                "archive: events/2026-06/acme.jsonl.gz breaks: chain acme: event 3 was changed",
+                Box::new(|at| {
+                    forge(at, "2026-06", |lines| {
+                        lines.iter().map(|line| line.replace("subject 2", "subject 9")).collect()
+                    });
+                }),
+            ),
+            change(
+                "an event taken out",
+                "archive: events/2026-06/acme.jsonl.gz breaks: chain acme: event 3 is missing",
+                Box::new(|at| {
+                    forge(at, "2026-06", |lines| lines[1..].to_vec());
+                }),
+            ),
+            change(
+                "the end of a month cut off",
+                "archive: events/2026-07/acme.jsonl.gz breaks: chain acme: event 4 is missing",
+                Box::new(|at| {
+                    forge(at, "2026-06", |lines| lines[..1].to_vec());
+                }),
+            ),
+            change(
+                "the end of the last month cut off",
+                "chain acme",
+                Box::new(|at| {
+                    forge(at, "2026-07", |lines| lines[..1].to_vec());
+                }),
+            ),
+            change(
+                "two events swapped",
+                "archive: events/2026-06/acme.jsonl.gz breaks: chain acme: event 3 is missing",
+                Box::new(|at| {
+                    forge(at, "2026-06", |lines| lines.into_iter().rev().collect());
+                }),
+            ),
+            change(
+                "a month written anew",
+                "archive: events/2026-06/acme.jsonl.gz breaks: chain acme: event 3 has another hash than heads/2026-06-15.json remembers",
+                Box::new(|at| {
+                    forge(at, "2026-06", with_right_hashes);
+                }),
+            ),
+            change(
+                "the last month written anew",
+                "chain acme",
+                Box::new(|at| {
+                    forge(at, "2026-07", with_right_hashes);
+                }),
+            ),
+            change(
+                "a file taken away",
+                "archive: events/2026-06/acme.jsonl.gz is missing",
+                Box::new(|at| {
+                    fs::remove_file(at.join("events/2026-06/acme.jsonl.gz")).unwrap();
+                }),
+            ),
+            change(
+                "a chain left out of the index",
+                "archive: events/2026-06/acme.jsonl.gz is not in the month's index",
+                Box::new(|at| {
+                    rewrite(at, "events/2026-06/index.json", |index| {
+                        let mut index: serde_json::Value = serde_json::from_slice(&index).unwrap();
+                        index["chains"].as_array_mut().unwrap().retain(|chain| chain["chain"] != "acme");
+                        index.to_string().into_bytes()
+                    });
+                }),
+            ),
+            change(
+                "an index taken away",
+                "archive: events/2026-06/index.json is missing",
+                Box::new(|at| {
+                    fs::remove_file(at.join("events/2026-06/index.json")).unwrap();
+                }),
+            ),
+            change(
+                "a month taken away",
+                "archive: events/2026-06/index.json is missing",
+                Box::new(|at| {
+                    fs::remove_dir_all(at.join("events/2026-06")).unwrap();
+                }),
+            ),
+            change(
+                "the first month taken away",
+                "archive: events/2026-06/acme.jsonl.gz breaks: chain acme: event 1 is missing",
+                Box::new(|at| {
+                    fs::remove_dir_all(at.join("events/2026-05")).unwrap();
+                }),
+            ),
+            change(
+                "a month that is another",
+                "archive: events/2026-06/index.json is of another month",
+                Box::new(|at| {
+                    fs::remove_dir_all(at.join("events/2026-06")).unwrap();
+                    fs::create_dir(at.join("events/2026-06")).unwrap();
+                    for name in ["index.json", "acme.jsonl.gz", "_platform.jsonl.gz"] {
+                        fs::copy(at.join("events/2026-05").join(name), at.join("events/2026-06").join(name)).unwrap();
+                    }
+                }),
+            ),
+        ];
+        for (number, (what, says, change)) in changes.iter().enumerate() {
+            let at = copy.path().join(number.to_string());
+            copy_of(folder.path(), &at);
+            change(&at);
+            let found = all_breaks(&stage, &FolderArchive::new(&at)).await;
+            assert!(found.iter().any(|broken| broken.contains(says)), "{what}, detached {is_detached}: {found:?}");
+        }
+        // The border: what comes after the archive does not follow it any more.
+        sqlx::raw_sql(
+            "set session_replication_role = replica;
+             update audit_events set previous_hash = sha256('x') where chain = 'acme' and sequence = 7;
+             reset session_replication_role",
+        )
+        .execute(&mut superuser)
+        .await
+        .unwrap();
+        let found = all_breaks(&stage, &place).await;
+        assert_eq!(found[0], "chain acme: event 7 does not follow the event before it", "{found:?}");
+        detach_before(&mut superuser, "2027-01-01").await;
+        let found = all_breaks(&stage, &place).await;
+        assert_eq!(
+            found.len(),
+            4,
+            "the last months are gone, the chains' heads and the heads of a day know: {found:?}"
+        );
+    }
+}
+
+/// A folder and everything in it.
+fn copy_of(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_of(&entry.path(), &target)
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_somebody_else_put_into_the_archive_is_not_taken_for_ours() {
+    let stage = Stage::new().await;
+    drop(recorded(&stage).await);
+    let now = Timestamp::parse_rfc3339("2026-11-22T12:00:00Z").unwrap();
+    let clock: chrono::DateTime<chrono::Utc> =
+        sqlx::query_scalar("select now() + interval '1 hour'").fetch_one(&mut stage.superuser().await).await.unwrap();
+    let (day, now_by_clock) = (clock.date_naive(), Timestamp::from(clock));
+    let taken_at = now_by_clock.to_string();
+    for heads in [
+        "no json".to_owned(),
+        json!({"taken_at": taken_at, "heads": []}).to_string(),
+        json!({"taken_at": taken_at, "heads": [
+            {"chain": "", "sequence": 4, "hash": "00"}, {"chain": "acme", "sequence": 4, "hash": "00"},
+            {"chain": "globex", "sequence": 4, "hash": "00"},
+        ]})
+        .to_string(),
+        json!({"taken_at": now.saturating_add_secs(-864_000).to_string(), "heads": []}).to_string(),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let place = FolderArchive::new(folder.path());
+        assert!(place.put_once(&format!("heads/{day}.json"), heads.clone().into_bytes()).await.unwrap());
+        let refused = archive(&mut operator(&stage).await, &place, now_by_clock).await.unwrap_err();
+        assert!(matches!(refused, ArchiveError::Strange(_)), "{heads}: {refused}");
+    }
+
+    // A month whose file an attempt left that was cut short: the same events stay, others are refused.
+    let stage = Stage::new().await;
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    archived(&stage, folder.path()).await;
+    let name = "events/2026-05/acme.jsonl.gz";
+    let first = fs::read(folder.path().join(name)).unwrap();
+    let place = FolderArchive::new(other.path());
+    let mut again = GzEncoder::new(Vec::new(), Compression::none());
+    std::io::copy(&mut GzDecoder::new(&first[..]), &mut again).unwrap();
+    place.put_once(name, again.finish().unwrap()).await.unwrap();
+    archive(&mut operator(&stage).await, &place, now).await.unwrap();
+    let months = archived_months(&place, &[]).await.unwrap();
+    assert_eq!((months.months, months.breaks), (3, vec![]), "otherwise compressed, the same events");
+    let third = tempfile::tempdir().unwrap();
+    let place = FolderArchive::new(third.path());
+    let strange = fs::read(folder.path().join("events/2026-06/acme.jsonl.gz")).unwrap();
+    place.put_once(name, strange).await.unwrap();
+    let refused = archive(&mut operator(&stage).await, &place, now).await.unwrap_err();
+    assert!(matches!(refused, ArchiveError::Strange(_)), "{refused}");
+}
+
+#[tokio::test]
+async fn files_of_an_archive_are_read_only_and_written_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = FolderArchive::new(folder.path());
+    assert!(place.put_once("heads/2026-11-22.json", b"first".to_vec()).await.unwrap());
+    assert!(!place.put_once("heads/2026-11-22.json", b"second".to_vec()).await.unwrap());
+    assert_eq!(place.get("heads/2026-11-22.json").await.unwrap(), b"first");
+    let mode = fs::metadata(folder.path().join("heads/2026-11-22.json")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o444);
 }
 
 #[tokio::test]

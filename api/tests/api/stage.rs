@@ -7,6 +7,7 @@ use api::auth::{HashingPool, KeyToken, SigningKeys};
 use api::{ApiParts, ApiState, Identity, TenantMac, pool, serve};
 use billing::Party;
 use chrono::{DateTime, Utc};
+use embedded::PostgreSql;
 use embedded::testing::TestDatabase;
 use ingest::{Meter, Timestamp};
 use sqlx::postgres::PgConnectOptions;
@@ -80,7 +81,16 @@ impl Stage {
     /// A migrated database with the tenant key, and a server on it as `securebase_app`.
     pub(crate) async fn new() -> Self {
         let migrate = async |url: String| migrations::migrate(&url).await;
-        let database = TestDatabase::create(&migrations::fingerprint(), migrate).await.unwrap();
+        Self::over(TestDatabase::create(&migrations::fingerprint(), migrate).await.unwrap()).await
+    }
+
+    /// The same on a server of the test's own.
+    pub(crate) async fn on(server: &PostgreSql) -> Self {
+        let migrate = async |url: String| migrations::migrate(&url).await;
+        Self::over(TestDatabase::create_on(server, &migrations::fingerprint(), migrate).await.unwrap()).await
+    }
+
+    async fn over(database: TestDatabase) -> Self {
         let mut owner = PgConnection::connect(&database.superuser_url()).await.unwrap();
         migrations::set_tenant_key(&mut owner, &MAC_KEY).await.unwrap();
         let unserved = SocketAddr::from(([127, 0, 0, 1], 0));

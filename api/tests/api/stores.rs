@@ -1,11 +1,13 @@
 //! What the API keeps outside PostgreSQL, on servers that speak the real protocols.
 
-use api::audit::archive::{Archive, archive, witnesses};
+use api::audit::archive::{Archive, ArchiveError, archive, witnesses};
 use api::audit::{S3Archive, verify};
 use api::auth::create_verified_table;
 use api::{ApiParts, ApiState};
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
+use aws_sdk_s3::error::ProvideErrorMetadata;
+use aws_sdk_s3::primitives::ByteStream;
 use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use embedded::{DynamoDb, S3, S3Options};
@@ -113,6 +115,10 @@ async fn a_table_that_is_away_costs_bcrypt_and_nothing_else() {
     assert_eq!(ask(&stage, &client).await, (200, [0, 0, 1]), "there is no such table");
     server.shutdown().await;
     assert_eq!(ask(&stage, &client).await, (200, [0, 0, 1]), "nothing listens");
+    // A socket that takes connections and never says a word.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mute = dynamodb(&format!("http://{}", silent.local_addr().unwrap()));
+    assert_eq!(ask(&stage, &mute).await, (200, [0, 0, 1]), "nothing answers");
     let ready = get(stage.serve(state(&stage, &client)).await, "/v1/ready", &stage.key("acme")).await;
     assert_eq!(ready.status, 200, "customers can be served without it");
 }
@@ -128,8 +134,12 @@ async fn heads_of_the_trail_go_to_s3_once_and_witness_it() {
     let mut operator = PgConnection::connect(&stage.url("securebase_operator")).await.unwrap();
     let server = S3::start(S3Options::default()).await.unwrap();
     let client = s3(server.endpoint());
-    client.create_bucket().bucket("trail").send().await.unwrap();
+    client.create_bucket().bucket("unlocked").send().await.unwrap();
+    client.create_bucket().bucket("trail").object_lock_enabled_for_bucket(true).send().await.unwrap();
     let now = Timestamp::parse_rfc3339("2026-11-22T12:00:00Z").unwrap();
+    let unlocked = S3Archive::new(client.clone(), "unlocked".to_owned(), "", now);
+    let refused = archive(&mut operator, &unlocked, now).await.unwrap_err();
+    assert!(matches!(refused, ArchiveError::Place { .. }), "a bucket that locks nothing is no archive: {refused}");
     let place = S3Archive::new(client.clone(), "trail".to_owned(), "/audit/", now);
     let archived = archive(&mut operator, &place, now).await.unwrap();
     assert_eq!(archived.day.as_deref(), Some("2026-11-22"));
@@ -143,6 +153,17 @@ async fn heads_of_the_trail_go_to_s3_once_and_witness_it() {
     let again = archive(&mut operator, &place, now.saturating_add_secs(60)).await.unwrap();
     assert_eq!(again.day, None, "once a day");
 
+    // The lock that was asked for, and that it holds against who may write to the bucket.
+    let key = "audit/heads/2026-11-22.json";
+    let locked = server.retention("trail", key).expect("what is archived is locked");
+    assert_eq!((locked.mode.as_str(), locked.until.as_str()), ("COMPLIANCE", "2036-11-29T12:00:00Z"));
+    let denied = |error: Option<&str>| assert_eq!(error, Some("AccessDenied"));
+    denied(client.delete_object().bucket("trail").key(key).send().await.unwrap_err().code());
+    let other = ByteStream::from_static(b"{}");
+    denied(client.put_object().bucket("trail").key(key).body(other).send().await.unwrap_err().code());
+    denied(client.delete_bucket().bucket("trail").send().await.unwrap_err().code());
+    assert_eq!(place.get("heads/2026-11-22.json").await.unwrap(), first.to_vec());
+
     let known = witnesses(&place).await.unwrap();
     assert_eq!(verify(&mut operator, &known).await.unwrap().breaks.len(), 0);
     sqlx::raw_sql("set session_replication_role = replica; delete from audit_events; delete from audit_heads")
@@ -150,6 +171,18 @@ async fn heads_of_the_trail_go_to_s3_once_and_witness_it() {
         .await
         .unwrap();
     assert_eq!(verify(&mut operator, &known).await.unwrap().breaks.len(), 1, "the bucket knows what is gone");
+    sqlx::raw_sql(
+        "reset session_replication_role; select record_audit_event('acme', 'tester', 'test.other', '', '{}')",
+    )
+    .execute(&mut superuser)
+    .await
+    .unwrap();
+    let strange = archive(&mut operator, &place, now.saturating_add_secs(120)).await.unwrap_err();
+    assert!(
+        matches!(strange, ArchiveError::Strange(_)),
+        "other heads for the same day are no second version: {strange}"
+    );
+    assert_eq!(place.get("heads/2026-11-22.json").await.unwrap(), first.to_vec());
 
     server.shutdown().await;
 }
