@@ -18,7 +18,7 @@ use sqlx::PgPool;
 use thiserror::Error;
 
 use crate::audit::{self, Actor};
-use crate::usage_rows::{DatabaseError, recomputed_meters, with_monthly_totals};
+use crate::usage_rows::{DatabaseError, recomputed_meters, with_totals};
 
 use customer::Created;
 pub use customer::{CreateCustomerError, CustomerCreated, CustomerId, NewCustomer, NotACustomerId};
@@ -373,7 +373,7 @@ const BEGIN_EARLIER: &str = "
     where account_id = $1 and lower(valid) = $2";
 
 // A registration changes owners from its hour on only, so earlier rows are not read.
-const GIVE_ROWS: &str = with_monthly_totals!(
+const GIVE_ROWS: &str = with_totals!(
     "with changed as materialized (
         select
             u.account_id, u.meter, u.window_start, u.region, u.category, u.partition, u.total,
@@ -387,9 +387,12 @@ const GIVE_ROWS: &str = with_monthly_totals!(
         where u.account_id = c.account_id and u.meter = c.meter and u.window_start = c.window_start
             and u.region = c.region and u.category = c.category and u.partition = c.partition
     ), change as (
-        select former as customer_id, window_start, meter, -total as quantity from changed
+        select
+            former as customer_id, account_id, meter, region, category, window_start,
+            -total as quantity, -1 as hourly_rows
+        from changed
         union all
-        select owner, window_start, meter, total from changed
+        select owner, account_id, meter, region, category, window_start, total, 1 from changed
     )",
     "$3",
     concat!(

@@ -1,12 +1,12 @@
-//! Hourly usage rows and monthly totals in PostgreSQL: the write side of the roll-up.
+//! Hourly usage rows, daily and monthly totals in PostgreSQL: the write side of the roll-up.
 //!
-//! A counter's row holds the running total of its log partition, so writing it again changes nothing. Rows, monthly totals
+//! A counter's row holds the running total of its log partition, so writing it again changes nothing. Rows, totals
 //! and the partition's cursor move in one transaction, and only if the cursor still stands where the caller read it.
 //!
-//! Invariant: a row carries the customer that owns its account at its window, and a customer's monthly total is the sum of
-//! its rows of that month, after every transaction.
+//! Invariant: a row carries the customer that owns its account at its window, and a customer's daily and monthly totals are
+//! the sums of its rows of that day and month, after every transaction.
 //!
-//! Locks are taken in one order by everyone (cursors, accounts, rows, months; each sorted), so writers wait but do not
+//! Locks are taken in one order by everyone (cursors, accounts, rows, days and months; each sorted), so writers wait but do not
 //! deadlock: an advance locks the rows of `accounts` shared, a registration exclusively.
 
 mod database_error;
@@ -23,7 +23,7 @@ use thiserror::Error;
 use crate::fact_rows::FactRows;
 
 pub use database_error::DatabaseError;
-pub(crate) use monthly::{CustomerMonth, recompute, recomputed_meters, with_monthly_totals};
+pub(crate) use monthly::{CustomerMonth, recompute, recomputed_meters, with_totals};
 
 /// One counter as the newest entry of its partition's log has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -350,7 +350,7 @@ const SHARE_ACCOUNTS: &str = "select account_id from accounts where account_id =
 // Runs after the accounts are share-locked, in a statement of its own: it must see the ownership committed before.
 // Nobody else adds or raises rows of these partitions while their cursors are locked, so an insert meets no conflict;
 // two statements cost a third less than one `on conflict`.
-const WRITE_ROWS: &str = with_monthly_totals!(
+const WRITE_ROWS: &str = with_totals!(
     "with input as (
         select * from unnest(
             $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::numeric[], $8::bigint[]
@@ -377,7 +377,10 @@ const WRITE_ROWS: &str = with_monthly_totals!(
         where not is_known
         order by account_id, meter, window_start, region, category, partition
     ), change as (
-        select customer_id, window_start, meter, total - former as quantity from compared
+        select
+            customer_id, account_id, meter, region, category, window_start,
+            total - former as quantity, (not is_known)::int as hourly_rows
+        from compared
     )",
     "$9",
     "select

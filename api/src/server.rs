@@ -173,7 +173,8 @@ pub(crate) async fn read_usage(
 ) -> Result<Json<UsageAnswer>, Problem> {
     let query = usage::wire::read(&parameters, now())?;
     let mut transaction = TenantTransaction::begin(&state.pool, &state.mac_key, &tenant.customer).await?;
-    let mut answer = usage::usage(&mut transaction, &query, &usage::UsageScope::Tenant).await?;
+    let scope = usage::UsageScope::Customer(tenant.customer.clone());
+    let mut answer = usage::usage(&mut transaction, &query, &scope).await?;
     answer.complete_through =
         completeness::of_meter(&mut transaction, query.meter()).await.map_err(TenantError::from)?;
     transaction.end().await?;

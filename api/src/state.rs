@@ -5,7 +5,7 @@ use std::time::Duration;
 use aggregator::directory::AccountDirectory;
 use axum::http::HeaderValue;
 use ingest::dead_letter::DeadLetters;
-use sqlx::PgPool;
+use sqlx::{Connection as _, PgPool};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 use crate::audit::AuditRecorder;
@@ -20,6 +20,9 @@ use crate::watchers::Watchers;
 
 /// Connections to PostgreSQL that one API process holds at most.
 const CONNECTIONS_MAX: u32 = 16;
+
+/// A connection that lay idle for longer is asked whether it lives before it is used.
+const UNTESTED_IDLE_MAX: Duration = Duration::from_secs(1);
 
 /// What operators' routes change, beside what their own role may.
 #[derive(Clone, Debug)]
@@ -146,5 +149,13 @@ pub fn pool(options: PgConnectOptions) -> PgPool {
         .max_connections(CONNECTIONS_MAX)
         .acquire_timeout(Duration::from_millis(DATABASE_WAIT_MS_MAX))
         .idle_timeout(Duration::from_secs(300))
+        // A connection that was used a moment ago is not asked whether it lives: under load that would be a round trip a
+        // request. If the server went in that moment, the request fails as it would have a moment later.
+        .test_before_acquire(false)
+        .before_acquire(|connection, used| {
+            Box::pin(async move {
+                Ok(used.idle_for < UNTESTED_IDLE_MAX || connection.ping().await.is_ok())
+            })
+        })
         .connect_lazy_with(options)
 }

@@ -4,7 +4,7 @@ use aggregator::directory::CustomerId;
 use embedded::testing::TestDatabase;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, SqlSafeStr};
 
-use crate::usage::{GroupKey, Grouping, IS_DEFINED, UsageScope, statement};
+use crate::usage::{GroupKey, Grouping, Hours, IS_DEFINED, UsageScope, statement};
 use crate::{api_keys, audit, customer, idempotency, isolation, readiness, tenant};
 
 /// Each choice of keys once, in one order: the order changes no name.
@@ -36,7 +36,6 @@ async fn every_statement_prepares_as_the_role_that_runs_it() {
         IS_DEFINED,
     ];
     let of_app = [
-        tenant::SET_TENANT,
         readiness::CHECK,
         audit::RECORD_CALLS,
         audit::ENDED,
@@ -49,6 +48,10 @@ async fn every_statement_prepares_as_the_role_that_runs_it() {
         crate::invoice_documents::EVIDENCE,
         crate::auth::stored_key::LOOK_UP,
     ];
+    let acme = CustomerId::parse("acme").unwrap();
+    let set_tenant = tenant::set_tenant(&acme, &[0xab; 32]);
+    assert_eq!(set_tenant, format!("select set_tenant('acme', '\\x{}')", "ab".repeat(32)));
+    app.prepare(AssertSqlSafe(set_tenant).into_sql_str()).await.unwrap();
     for sql in of_app.iter().chain(&of_both) {
         app.prepare((*sql).into_sql_str()).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
@@ -82,16 +85,17 @@ async fn every_statement_prepares_as_the_role_that_runs_it() {
     }
     let mut count = 0;
     for grouping in groupings() {
-        let customer = UsageScope::Customer(CustomerId::parse("acme").unwrap());
-        for (scope, is_continued) in
-            [UsageScope::Tenant, UsageScope::AllAccounts, customer].iter().flat_map(|s| [(s, false), (s, true)])
-        {
-            let role = if *scope == UsageScope::Tenant { &mut app } else { &mut operator };
-            let sql = statement(&grouping, scope, is_continued);
-            let prepared = role.prepare(AssertSqlSafe(sql.clone()).into_sql_str()).await;
-            prepared.unwrap_or_else(|error| panic!("{sql}: {error}"));
-            count += 1;
+        for scope in [UsageScope::AllAccounts, UsageScope::Customer(acme.clone())] {
+            let role = if scope == UsageScope::AllAccounts { &mut operator } else { &mut app };
+            for hours in [Hours::Hourly, Hours::Daily, Hours::DailyWithin] {
+                for is_continued in [false, true] {
+                    let sql = statement(&grouping, &scope, hours, is_continued);
+                    let prepared = role.prepare(AssertSqlSafe(sql.clone()).into_sql_str()).await;
+                    prepared.unwrap_or_else(|error| panic!("{sql}: {error}"));
+                    count += 1;
+                }
+            }
         }
     }
-    assert_eq!(count, 4 * 16 * 3 * 2, "no, one or another unit of time; any of four keys; three scopes; two pages");
+    assert_eq!(count, 4 * 16 * 2 * 3 * 2, "no, one or another unit of time; four keys; scopes, hours, pages");
 }

@@ -4,7 +4,8 @@ use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use aggregator::directory::CustomerId;
-use sqlx::{PgConnection, PgPool, Postgres, Transaction};
+use sqlx::pool::PoolConnection;
+use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool, Postgres};
 use thiserror::Error;
 
 use crate::key::{Key, KeyTooShort};
@@ -19,8 +20,18 @@ pub(crate) const BEGIN: &str = "begin isolation level repeatable read read only"
 /// were when the transaction began.
 pub(crate) const BEGIN_WRITING: &str = "begin isolation level read committed read write";
 
-/// The first statement of every transaction of a customer.
-pub(crate) const SET_TENANT: &str = "select set_tenant($1, $2)";
+const COMMIT: &str = "commit";
+
+const ROLLBACK: &str = "rollback";
+
+/// Only [`TenantTransaction::end`] and the drop take the connection out.
+const NOT_ENDED: &str = "a transaction that somebody holds has not ended";
+
+/// The first statement of every transaction of a customer, sent with its `begin`: one round trip, and whole for a pooler
+/// that changes connections between transactions. An id is a slug by its type, and needs no quoting.
+pub(crate) fn set_tenant(customer: &CustomerId, mac: &[u8; 32]) -> String {
+    format!("select set_tenant('{customer}', '\\x{}')", hex::encode(mac))
+}
 
 /// The key that vouches for a tenant; PostgreSQL holds the same key where no room's role can read it. It never prints.
 #[derive(Clone, Debug)]
@@ -96,8 +107,13 @@ impl TenantError {
 /// A transaction in which PostgreSQL shows one customer's rows only.
 ///
 /// The tenant is local to the transaction: no setting survives it, so a pooler may hand the connection to anyone next.
+/// The transaction is begun and ended here and not by sqlx, which can neither send the tenant along nor, when naming it
+/// fails, end what it began; nothing within may begin another.
 #[derive(Debug)]
-pub struct TenantTransaction(Transaction<'static, Postgres>);
+pub struct TenantTransaction {
+    /// `None` once it has ended.
+    connection: Option<PoolConnection<Postgres>>,
+}
 
 impl TenantTransaction {
     /// Begins to read, and names the customer before anything else runs.
@@ -111,29 +127,45 @@ impl TenantTransaction {
     }
 
     async fn begin_with(
-        sql: &'static str,
+        begin: &'static str,
         pool: &PgPool,
         key: &TenantMac,
         customer: &CustomerId,
     ) -> Result<Self, TenantError> {
+        let sql = AssertSqlSafe(format!("{begin}; {}", set_tenant(customer, &key.sign(customer))));
         let begin = async {
-            let mut transaction = pool.begin_with(sql).await?;
-            sqlx::query(SET_TENANT)
-                .bind(customer.as_str())
-                .bind(key.sign(customer).as_slice())
-                .persistent(false)
-                .execute(&mut *transaction)
-                .await?;
-            Ok(Self(transaction))
+            // Named as begun before it is: if the statement fails halfway, the drop rolls back.
+            let mut transaction = Self { connection: Some(pool.acquire().await?) };
+            transaction.execute(sqlx::raw_sql(sql)).await?;
+            Ok(transaction)
         };
         tokio::time::timeout(Duration::from_millis(DATABASE_WAIT_MS_MAX), begin)
             .await
             .map_err(|_| TenantError::TimedOut)?
     }
 
-    /// Commits the transaction. Dropped instead, it is rolled back by the connection's next user.
-    pub async fn end(self) -> Result<(), TenantError> {
-        Ok(self.0.commit().await?)
+    /// Commits the transaction. Dropped instead, it is rolled back before anyone else gets the connection.
+    pub async fn end(mut self) -> Result<(), TenantError> {
+        self.execute(COMMIT).await?;
+        self.connection = None;
+        Ok(())
+    }
+}
+
+impl Drop for TenantTransaction {
+    fn drop(&mut self) {
+        let Some(mut connection) = self.connection.take() else { return };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => {
+                runtime.spawn(async move {
+                    // An answer that nobody waited for is read first. What cannot be rolled back is closed.
+                    if connection.execute(ROLLBACK).await.is_err() {
+                        connection.close_on_drop();
+                    }
+                });
+            }
+            Err(_) => connection.close_on_drop(),
+        }
     }
 }
 
@@ -141,12 +173,12 @@ impl Deref for TenantTransaction {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        &self.0
+        self.connection.as_ref().expect(NOT_ENDED)
     }
 }
 
 impl DerefMut for TenantTransaction {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.0
+        self.connection.as_mut().expect(NOT_ENDED)
     }
 }

@@ -217,6 +217,14 @@ impl UsageQuery {
         Ok(Self { meter, from, to, grouping, rows_max: None, after: None })
     }
 
+    /// The whole UTC days within the range, half-open; `None` when there is none, or hours are asked for by themselves.
+    fn whole_days(&self) -> Option<(Timestamp, Timestamp)> {
+        let end = self.to.day().start();
+        let first = self.from.day().start();
+        let first = if first == self.from { first } else { first.saturating_add_secs(DAY_SECS) };
+        (first < end && !self.grouping.keys().contains(&GroupKey::Hour)).then_some((first, end))
+    }
+
     /// The meter that is asked about.
     pub(crate) fn meter(&self) -> Meter {
         self.meter
@@ -248,12 +256,21 @@ pub struct UsageCursor {
 /// Whose usage is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UsageScope {
-    /// The tenant of the transaction.
-    Tenant,
     /// Every account, also those that no customer owned. For operators.
     AllAccounts,
-    /// One customer. For operators.
+    /// One customer. In a tenant's transaction row-level security says the same once more.
     Customer(CustomerId),
+}
+
+/// Where a question's hours are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hours {
+    /// Each by itself, in `usage_rows`.
+    Hourly,
+    /// All in whole UTC days, in `usage_days`.
+    Daily,
+    /// Whole UTC days in `usage_days`, and the hours before the first and after the last of them by themselves.
+    DailyWithin,
 }
 
 /// The rows that answer a [`UsageQuery`], sorted by its grouping.
@@ -304,6 +321,8 @@ pub enum UsageError {
     Database(#[from] sqlx::Error),
 }
 
+const DAY_SECS: i64 = 86_400;
+
 type UsageStatement = Query<'static, Postgres, PgArguments>;
 
 // Meters of samples are data, and read by every role.
@@ -311,29 +330,43 @@ pub(crate) const IS_DEFINED: &str = "select exists (select from sample_meters wh
 
 /// The statement that answers a query: fixed fragments only, every value is a parameter.
 ///
-/// $1 meter, $2 from, $3 to, $4 row limit (null: none), then the customer if the scope names one, then the cursor's
-/// keys.
-pub(crate) fn statement(grouping: &Grouping, scope: &UsageScope, is_continued: bool) -> String {
+/// $1 meter, $2 from, $3 to, $4 row limit (null: none), then the first and the end of the whole days if hours stand beside
+/// them, then the customer if the scope names one, then the cursor's keys.
+pub(crate) fn statement(grouping: &Grouping, scope: &UsageScope, hours: Hours, is_continued: bool) -> String {
     let keys: Vec<&str> = grouping.keys().iter().map(|key| key.expression()).collect();
-    let mut parameters = 4;
+    let mut parameters = if hours == Hours::DailyWithin { 6 } else { 4 };
     let mut parameter = || {
         parameters += 1;
         format!("${parameters}")
     };
+    let mut of = String::from("u.meter = $1");
+    if let UsageScope::Customer(_) = scope {
+        of.push_str(&format!(" and u.customer_id = {}", parameter()));
+    }
     let mut sql = String::from("select ");
     for key in &keys {
         sql.push_str(key);
         sql.push_str(", ");
     }
-    sql.push_str(
-        "coalesce(sum(u.total), 0)::text from usage_rows u \
-         where u.meter = $1 and u.window_start >= $2 and u.window_start < $3",
-    );
-    match scope {
-        // The policy says the same; said twice, a connection with another role shows nothing either.
-        UsageScope::Tenant => sql.push_str(" and u.customer_id = (select current_tenant())"),
-        UsageScope::AllAccounts => {}
-        UsageScope::Customer(_) => sql.push_str(&format!(" and u.customer_id = {}", parameter())),
+    sql.push_str("coalesce(sum(u.total), 0)::text from ");
+    let hourly = |from, to| format!("usage_rows u where {of} and u.window_start >= {from} and u.window_start < {to}");
+    let daily = |from, to| {
+        format!(
+            "usage_days u where {of} and u.window_start >= {from} and u.window_start < {to} and u.hourly_rows > 0"
+        )
+    };
+    match hours {
+        Hours::Hourly => sql.push_str(&hourly("$2", "$3")),
+        Hours::Daily => sql.push_str(&daily("$2", "$3")),
+        Hours::DailyWithin => {
+            const COLUMNS: &str = "select u.account_id, u.region, u.category, u.customer_id, u.window_start, u.total from";
+            sql.push_str(&format!(
+                "({COLUMNS} {} union all {COLUMNS} {} union all {COLUMNS} {}) u where true",
+                daily("$5", "$6"),
+                hourly("$2", "$5"),
+                hourly("$6", "$3"),
+            ));
+        }
     }
     if !keys.is_empty() {
         let listed = keys.join(", ");
@@ -359,7 +392,13 @@ pub async fn usage(
             return Err(UsageError::UnknownMeter(crate::problem::shortened(name.as_str())));
         }
     }
-    let sql = statement(&query.grouping, scope, query.after.is_some());
+    let days = query.whole_days();
+    let hours = match days {
+        None => Hours::Hourly,
+        Some(days) if days == (query.from, query.to) => Hours::Daily,
+        Some(_) => Hours::DailyWithin,
+    };
+    let sql = statement(&query.grouping, scope, hours, query.after.is_some());
     // One row more than the page holds tells whether there is a next page.
     let limit = query.rows_max.map(|rows| i64::from(rows) + 1);
     let mut prepared = sqlx::query(AssertSqlSafe(sql))
@@ -368,6 +407,9 @@ pub async fn usage(
         .bind(DateTime::<Utc>::from(query.from))
         .bind(DateTime::<Utc>::from(query.to))
         .bind(limit);
+    if let (Hours::DailyWithin, Some((first, end))) = (hours, days) {
+        prepared = prepared.bind(DateTime::<Utc>::from(first)).bind(DateTime::<Utc>::from(end));
+    }
     if let UsageScope::Customer(customer) = scope {
         prepared = prepared.bind(customer.as_str().to_owned());
     }
@@ -492,15 +534,47 @@ mod tests {
     #[test]
     fn every_value_of_a_statement_is_a_parameter() {
         let grouping = Grouping::parse("account,day").unwrap();
+        let acme = UsageScope::Customer(CustomerId::parse("acme").unwrap());
         assert_eq!(
-            statement(&grouping, &UsageScope::Customer(CustomerId::parse("acme").unwrap()), true),
+            statement(&grouping, &acme, Hours::Hourly, true),
             "select u.account_id collate \"C\", date_trunc('day', u.window_start, 'UTC'), \
              coalesce(sum(u.total), 0)::text from usage_rows u \
-             where u.meter = $1 and u.window_start >= $2 and u.window_start < $3 and u.customer_id = $5 \
+             where u.meter = $1 and u.customer_id = $5 and u.window_start >= $2 and u.window_start < $3 \
              and (u.account_id collate \"C\", date_trunc('day', u.window_start, 'UTC')) > ($6, $7) \
              group by u.account_id collate \"C\", date_trunc('day', u.window_start, 'UTC') \
              order by u.account_id collate \"C\", date_trunc('day', u.window_start, 'UTC') limit $4"
         );
+        let columns = "select u.account_id, u.region, u.category, u.customer_id, u.window_start, u.total";
+        assert_eq!(
+            statement(&Grouping::default(), &acme, Hours::DailyWithin, false),
+            format!(
+                "select coalesce(sum(u.total), 0)::text from (\
+                 {columns} from usage_days u where u.meter = $1 and u.customer_id = $7 \
+                 and u.window_start >= $5 and u.window_start < $6 and u.hourly_rows > 0 union all \
+                 {columns} from usage_rows u where u.meter = $1 and u.customer_id = $7 \
+                 and u.window_start >= $2 and u.window_start < $5 union all \
+                 {columns} from usage_rows u where u.meter = $1 and u.customer_id = $7 \
+                 and u.window_start >= $6 and u.window_start < $3) u where true limit $4"
+            )
+        );
+    }
+
+    #[test]
+    fn whole_days_are_read_as_days_unless_hours_are_asked_for() {
+        let check = |from, to, group_by: &str, expected: Option<(&str, &str)>| {
+            let grouping = if group_by.is_empty() { Grouping::default() } else { Grouping::parse(group_by).unwrap() };
+            let query = UsageQuery::new(Meter::CloudTrailEvents, at(from), at(to), grouping).unwrap();
+            assert_eq!(query.whole_days(), expected.map(|(first, end)| (at(first), at(end))), "{from} {to} {group_by}");
+        };
+        let (first, end) = ("2026-10-01T00:00:00Z", "2026-10-03T00:00:00Z");
+        check(first, end, "", Some((first, end)));
+        check("2026-09-30T01:00:00Z", "2026-10-03T23:00:00Z", "account,day", Some((first, end)));
+        check("2026-09-30T23:00:00Z", end, "month", Some((first, end)));
+        check(first, "2026-10-03T01:00:00Z", "region", Some((first, end)));
+        check(first, end, "account,hour", None);
+        check("2026-10-01T01:00:00Z", "2026-10-02T23:00:00Z", "", None);
+        check("2026-10-01T05:00:00Z", "2026-10-01T07:00:00Z", "", None);
+        check("1969-12-30T23:00:00Z", "1970-01-01T01:00:00Z", "", Some(("1969-12-31T00:00:00Z", "1970-01-01T00:00:00Z")));
     }
 
     #[test]

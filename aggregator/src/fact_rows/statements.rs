@@ -1,6 +1,6 @@
 //! The statements of the roll-up of facts.
 
-use crate::usage_rows::{recomputed_meters, with_monthly_totals};
+use crate::usage_rows::{recomputed_meters, with_totals};
 
 pub(super) const ADD_BUCKETS: &str = "
     insert into fact_buckets (bucket, sequence, through)
@@ -109,7 +109,7 @@ pub(super) const BUCKETS_BEHIND: &str = "select bucket from fact_buckets where t
 /// Runs after the accounts are share-locked, in a statement of its own: it must see the ownership committed before.
 macro_rules! applying {
     ($input:literal, $now:literal) => {
-        with_monthly_totals!(
+        with_totals!(
             concat!(
                 $input,
                 ", owned as (
@@ -141,7 +141,14 @@ macro_rules! applying {
         where not is_known and parts > 0
         order by account_id, meter, window_start, region, category, partition
     ), change as (
-        select customer_id, window_start, meter, delta as quantity from compared
+        select
+            customer_id, account_id, meter, region, category, window_start, delta as quantity,
+            case
+                when not is_known and parts > 0 then 1
+                when is_known and former_parts + parts = 0 then -1
+                else 0
+            end as hourly_rows
+        from compared
     )"
             ),
             $now,

@@ -1,6 +1,6 @@
-//! The monthly totals, and the one place where a meter becomes a column of `usage_metrics`.
+//! The daily and monthly totals, and the one place where a meter becomes a column of `usage_metrics`.
 //!
-//! Most are sums, which every change adds to. Those of [`recomputed_meters`] are computed anew from the month's rows whenever
+//! Days and most of a month's totals are sums, which every change adds to. Those of [`recomputed_meters`] are computed anew from the month's rows whenever
 //! one of them changes: peaks are no sums, and a sample meter may be a maximum.
 
 use std::collections::BTreeSet;
@@ -11,16 +11,29 @@ use sqlx::PgConnection;
 /// A customer and a month's first day.
 pub(crate) type CustomerMonth = (String, NaiveDate);
 
-/// A statement that also adds to the monthly totals.
+/// A statement that also adds to the daily and monthly totals.
 ///
-/// `$with` opens a `with` whose last query is `change (customer_id, window_start, meter, quantity)`, `$now` is the parameter
-/// that holds the time, `$then` the statement's own last part. Months are written in the order of (customer, month), the
-/// order in which every writer locks them. Usage of no customer has no monthly total.
-macro_rules! with_monthly_totals {
+/// `$with` opens a `with` whose last query is `change (customer_id, account_id, meter, region, category, window_start,
+/// quantity, hourly_rows)`: how much more usage there is, in how many more rows. `$now` is the parameter that holds the
+/// time, `$then` the statement's own last part. Days are written in the order of their unique index and months in that of
+/// (customer, month): the orders in which every writer locks them. Usage of no customer has no monthly total.
+macro_rules! with_totals {
     ($with:expr, $now:literal, $then:expr) => {
         concat!(
             $with,
-            ", months_written as (
+            ", days_written as (
+        insert into usage_days as d
+            (account_id, meter, region, category, window_start, customer_id, total, hourly_rows)
+        select
+            account_id, meter, region, category, date_trunc('day', window_start, 'UTC') as day, customer_id,
+            trim_scale(sum(quantity)), sum(hourly_rows)
+        from change
+        group by 1, 2, 3, 4, 5, 6
+        having sum(quantity) <> 0 or sum(hourly_rows) <> 0
+        order by 1, 2, 5, 3, 4, coalesce(customer_id, '')
+        on conflict (account_id, meter, window_start, region, category, (coalesce(customer_id, ''))) do update set
+            total = trim_scale(d.total + excluded.total), hourly_rows = d.hourly_rows + excluded.hourly_rows
+    ), months_written as (
         insert into usage_metrics as m (
             customer_id, month, updated_at,
             cloudtrail_events, guardduty_findings, config_rule_evaluations, log_storage_gb, nat_gateway_bytes,
@@ -79,7 +92,7 @@ macro_rules! recomputed_meters {
     };
 }
 
-pub(crate) use {recomputed_meters, with_monthly_totals};
+pub(crate) use {recomputed_meters, with_totals};
 
 /// Recomputes peaks and sample meters of these months, whose rows the transaction has locked.
 pub(crate) async fn recompute(

@@ -216,6 +216,7 @@ impl Model {
         }
         sums.retain(|_, sum| *sum != Quantity::ZERO);
         assert_eq!(stored, sums);
+        self.stage.days_are_the_sums_of_their_hours().await;
     }
 }
 

@@ -141,6 +141,29 @@ impl Stage {
             }
         }
         assert_eq!(self.months().await, months);
+        self.days_are_the_sums_of_their_hours().await;
+    }
+
+    /// Every day of every owner has the sum and the number of its hourly rows, and no other day says anything.
+    pub(crate) async fn days_are_the_sums_of_their_hours(&self) {
+        let wrong: Vec<String> = sqlx::query_scalar(
+            "with hours as (
+                select account_id, meter, region, category, date_trunc('day', window_start, 'UTC') as window_start,
+                    coalesce(customer_id, '') as owner, sum(total) as total, count(*) as hourly_rows
+                from usage_rows group by 1, 2, 3, 4, 5, 6
+            ), days as (
+                select account_id, meter, region, category, window_start, coalesce(customer_id, '') as owner, total, hourly_rows
+                from usage_days where hourly_rows <> 0 or total <> 0
+            )
+            select coalesce(h::text, 'nothing') || ' but ' || coalesce(d::text, 'nothing') from hours h
+            full join days d using (account_id, meter, region, category, window_start, owner)
+            where h.total is distinct from d.total or h.hourly_rows is distinct from d.hourly_rows
+                or scale(d.total) <> min_scale(d.total)",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .unwrap();
+        assert!(wrong.is_empty(), "{wrong:#?}");
     }
 }
 

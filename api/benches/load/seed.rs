@@ -30,6 +30,12 @@ const USAGE: &str = "
     from generate_series(0, $1 - 1) as n, generate_series(0, 1) as a, unnest(array['us-east-1', 'eu-central-1']) as r,
         generate_series(timestamptz '2026-10-01Z', timestamptz '2026-10-31 23:00Z', interval '1 hour') as h";
 
+/// What the roll-up adds up as it goes.
+const DAYS: &str = "
+    insert into usage_days (account_id, meter, region, category, window_start, customer_id, total, hourly_rows)
+    select account_id, meter, region, category, date_trunc('day', window_start, 'UTC'), customer_id, sum(total), count(*)
+    from usage_rows where $1::int is not null group by 1, 2, 3, 4, 5, 6";
+
 const METRICS: &str = "
     insert into usage_metrics (customer_id, month, cloudtrail_events, updated_at)
     select 'load-' || lpad(n::text, 5, '0'), m::date, 100000 + n, now()
@@ -44,7 +50,7 @@ const KEY: &str = "
 pub(crate) async fn seed(superuser_url: &str, customers: u32) -> Vec<String> {
     let mut connection = PgConnection::connect(superuser_url).await.unwrap();
     let count = i32::try_from(customers).unwrap();
-    for statement in [CUSTOMERS, ACCOUNTS, OWNERSHIP, USAGE, METRICS] {
+    for statement in [CUSTOMERS, ACCOUNTS, OWNERSHIP, USAGE, DAYS, METRICS] {
         sqlx::query(statement).bind(count).execute(&mut connection).await.unwrap();
     }
     let mut keys = Vec::new();

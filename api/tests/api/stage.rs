@@ -206,7 +206,7 @@ impl Stage {
         (address, stop, tokio::spawn(serve(listener, self.state(), shutdown)))
     }
 
-    /// Puts rows into the table as they are.
+    /// Puts rows into the table as they are, and the days they come to.
     pub(crate) async fn seed(&self, rows: &[UsageSeed]) {
         let column = |text: fn(&UsageSeed) -> String| rows.iter().map(text).collect::<Vec<_>>();
         sqlx::query(
@@ -225,6 +225,18 @@ impl Stage {
         .bind(column(|row| row.partition.clone()))
         .bind(column(|row| row.total.to_string()))
         .bind(rows.iter().map(|row| row.customer.clone()).collect::<Vec<_>>())
+        .execute(&mut self.superuser().await)
+        .await
+        .unwrap();
+        // What the roll-up does in the same transaction.
+        sqlx::raw_sql(
+            "delete from usage_days;
+             insert into usage_days
+                 (account_id, meter, region, category, window_start, customer_id, total, hourly_rows)
+             select account_id, meter, region, category, date_trunc('day', window_start, 'UTC'), customer_id,
+                 sum(total), count(*)
+             from usage_rows group by 1, 2, 3, 4, 5, 6",
+        )
         .execute(&mut self.superuser().await)
         .await
         .unwrap();

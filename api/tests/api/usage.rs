@@ -167,7 +167,7 @@ async fn the_operator_sees_every_account_also_those_of_no_customer() {
 }
 
 #[tokio::test]
-async fn the_tenants_scope_shows_nothing_without_a_tenant() {
+async fn no_scope_shows_anything_without_a_tenant() {
     let stage = Stage::new().await;
     stage.seed(&random_rows(&mut StdRng::seed_from_u64(3), 50)).await;
     let query = |keys| {
@@ -175,13 +175,10 @@ async fn the_tenants_scope_shows_nothing_without_a_tenant() {
         UsageQuery::new(Meter::CloudTrailEvents, from, to, Grouping::parse(keys).unwrap()).unwrap()
     };
     let mut app = PgConnection::connect(&stage.url("securebase_app")).await.unwrap();
-    for scope in [UsageScope::Tenant, UsageScope::AllAccounts, UsageScope::Customer(CustomerId::parse("acme").unwrap())]
-    {
+    for scope in [UsageScope::AllAccounts, UsageScope::Customer(CustomerId::parse("acme").unwrap())] {
         let answer = usage(&mut app, &query("account"), &scope).await.unwrap();
         assert_eq!(answer.rows, [], "row-level security holds in every scope: {scope:?}");
     }
-    let mut operator = PgConnection::connect(&stage.url("securebase_operator")).await.unwrap();
-    assert!(usage(&mut operator, &query("account"), &UsageScope::Tenant).await.is_err(), "an operator is no tenant");
 }
 
 #[tokio::test]

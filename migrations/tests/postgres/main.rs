@@ -17,10 +17,11 @@ const LOGINS: [&str; 5] =
     ["securebase_app", "securebase_aggregator", "securebase_billing", "securebase_operator", "securebase_analytics"];
 
 /// The tables a tenant reads, each with one row of `anna` and one of `berta` on the stage.
-const TENANT_TABLES: [&str; 8] = [
+const TENANT_TABLES: [&str; 9] = [
     "customers",
     "account_ownership",
     "usage_rows",
+    "usage_days",
     "usage_metrics",
     "closes",
     "closed_totals",
@@ -47,6 +48,10 @@ async fn stage() -> TestDatabase {
             ('000000000001', 'cloudtrail_events', 'r', 'c', '2026-10-01', 'p', 1, 1, 'anna'),
             ('000000000002', 'cloudtrail_events', 'r', 'c', '2026-10-01', 'p', 1, 1, 'berta'),
             ('000000000003', 'cloudtrail_events', 'r', 'c', '2026-10-01', 'p', 1, 1, null);
+        insert into usage_days values
+            ('000000000001', 'cloudtrail_events', 'r', 'c', '2026-10-01', 'anna', 1, 1),
+            ('000000000002', 'cloudtrail_events', 'r', 'c', '2026-10-01', 'berta', 1, 1),
+            ('000000000003', 'cloudtrail_events', 'r', 'c', '2026-10-01', null, 1, 1);
         insert into usage_metrics (customer_id, month, updated_at) values
             ('anna', '2026-10-01', now()), ('berta', '2026-10-01', now());
         with closed as (
