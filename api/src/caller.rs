@@ -104,7 +104,7 @@ impl From<AuthenticationError> for Problem {
             AuthenticationError::Busy => {
                 Self::unavailable("too many keys are being checked at the moment; send the same request again")
             }
-            AuthenticationError::LookUp(LookUpError::Database(error)) => error.into(),
+            AuthenticationError::LookUp(LookUpError::Database(error)) => Self::from(&*error),
             error => {
                 tracing::error!(error = &error as &dyn std::error::Error, "a key cannot be checked");
                 Self::internal()

@@ -3,28 +3,48 @@
 //! The aggregator keeps, for each declared source, the last hour through which everything that was expected is counted and
 //! rolled up. An answer says the end of that hour; null where no source is proven or reconciled, or none is complete yet.
 
+use aggregator::directory::CustomerId;
 use chrono::{DateTime, Utc};
 use ingest::{Meter, Timestamp};
 use sqlx::PgConnection;
 
+use crate::tenant::Statements;
+
 /// The end of the last complete hour of one meter.
 pub(crate) const OF_METER: &str = "select c.complete_through + interval '1 hour' from completeness c \
-     where c.customer_id = (select current_tenant()) and c.meter = $1 and c.source_class <> 'best effort'";
+     where c.customer_id = $2 and c.meter = $1 and c.source_class <> 'best effort'";
 
 /// The end of the last hour that every declared source of the customer is complete through; null while one has none.
 pub(crate) const OF_ALL: &str = "select case when bool_and(c.complete_through is not null) \
      then min(c.complete_through) + interval '1 hour' end from completeness c \
-     where c.customer_id = (select current_tenant())";
+     where c.customer_id = $1";
 
-/// Of one meter, for the tenant of the transaction.
-pub(crate) async fn of_meter(connection: &mut PgConnection, meter: Meter) -> Result<Option<String>, sqlx::Error> {
-    let through: Option<Option<DateTime<Utc>>> =
-        sqlx::query_scalar(OF_METER).bind(meter.as_str()).persistent(false).fetch_optional(connection).await?;
+/// Of one meter of the customer whose transaction it is.
+pub(crate) async fn of_meter(
+    connection: &mut PgConnection,
+    customer: &CustomerId,
+    meter: Meter,
+    statements: Statements,
+) -> Result<Option<String>, sqlx::Error> {
+    let through: Option<Option<DateTime<Utc>>> = sqlx::query_scalar(OF_METER)
+        .bind(meter.as_str())
+        .bind(customer.as_str())
+        .persistent(statements.are_kept())
+        .fetch_optional(connection)
+        .await?;
     Ok(through.flatten().map(|through| Timestamp::from(through).to_string()))
 }
 
-/// Of all meters, for the tenant of the transaction.
-pub(crate) async fn of_all(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
-    let through: Option<DateTime<Utc>> = sqlx::query_scalar(OF_ALL).persistent(false).fetch_one(connection).await?;
+/// Of all meters of the customer whose transaction it is.
+pub(crate) async fn of_all(
+    connection: &mut PgConnection,
+    customer: &CustomerId,
+    statements: Statements,
+) -> Result<Option<String>, sqlx::Error> {
+    let through: Option<DateTime<Utc>> = sqlx::query_scalar(OF_ALL)
+        .bind(customer.as_str())
+        .persistent(statements.are_kept())
+        .fetch_one(connection)
+        .await?;
     Ok(through.map(|through| Timestamp::from(through).to_string()))
 }

@@ -143,7 +143,7 @@ pub(crate) async fn accounts(
         .bind(account)
         .bind(from)
         .bind(i64::from(limit) + 1)
-        .persistent(false)
+        .persistent(state.statements.are_kept())
         .try_map(|row: PgRow| {
             Ok((
                 row.try_get::<String, _>(0)?,

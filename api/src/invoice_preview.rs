@@ -77,7 +77,8 @@ pub(crate) async fn preview(
     let month = month.or_else(|| Month::containing(now)).ok_or_else(Problem::internal)?;
     let mut transaction = TenantTransaction::begin(&state.pool, &state.mac_key, &tenant.customer).await?;
     let accounts = customer::allowance(&mut transaction, &tenant.customer, now).await?;
-    let complete_through = completeness::of_all(&mut transaction).await.map_err(TenantError::from)?;
+    let complete_through =
+        completeness::of_all(&mut transaction, &tenant.customer, state.statements).await.map_err(TenantError::from)?;
     // As the customers' role: row-level security shows billing this customer's prices, agreements and usage alone.
     let made = preview_month(&mut transaction, &tenant.customer, month, &state.seller, now).await;
     let MonthPreview { so_far, projection } = made.map_err(|error| match error {

@@ -68,7 +68,7 @@ pub use samples::{SampleDoor, Taking};
 pub use server::{SHUTDOWN_MS_MAX, router, serve};
 pub use state::{ApiParts, ApiState, Operations, pool};
 pub use telemetry::Telemetry;
-pub use tenant::{DATABASE_WAIT_MS_MAX, TenantError, TenantMac, TenantTransaction};
+pub use tenant::{DATABASE_WAIT_MS_MAX, Statements, TenantError, TenantMac, TenantTransaction};
 pub use usage::{
     BadGrouping, GroupKey, Grouping, RangeError, UsageAnswer, UsageCursor, UsageError, UsageQuery, UsageRow,
     UsageScope, usage,

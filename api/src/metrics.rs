@@ -1,5 +1,6 @@
 //! `GET /v1/metrics` and `/v1/metrics/history`: a customer's monthly totals.
 
+use aggregator::directory::CustomerId;
 use axum::Json;
 use axum::extract::State;
 use chrono::{DateTime, Datelike, Months, NaiveDate, Utc};
@@ -16,16 +17,16 @@ use crate::edge::now;
 use crate::parameters::Parameters;
 use crate::problem::Problem;
 use crate::state::ApiState;
-use crate::tenant::{TenantError, TenantTransaction};
+use crate::tenant::{Statements, TenantError, TenantTransaction};
 
 /// Months of a history.
 const MONTHS_MAX: u32 = 12;
 
-/// The totals of the months `[$1, $2]`, each as an object of decimal strings: every total the table has, by its name.
+/// The totals of the months `[$1, $2]` of the customer `$3`, each as an object of decimal strings: every total the table has, by its name.
 pub(crate) const READ: &str = "select m.month, m.updated_at, \
      (select jsonb_object_agg(e.key, e.value) \
       from jsonb_each_text(to_jsonb(m) - array['customer_id', 'month', 'updated_at']) as e)::text \
-     from usage_metrics m where m.customer_id = (select current_tenant()) and m.month between $1 and $2 \
+     from usage_metrics m where m.customer_id = $3 and m.month between $1 and $2 \
      order by m.month desc";
 
 /// One month.
@@ -109,8 +110,10 @@ async fn read(
     last: NaiveDate,
 ) -> Result<Vec<MonthMetrics>, Problem> {
     let mut transaction = TenantTransaction::begin(&state.pool, &state.mac_key, &tenant.customer).await?;
-    let rows = rows(&mut transaction, first, last).await.map_err(TenantError::from)?;
-    let complete_through = completeness::of_all(&mut transaction).await.map_err(TenantError::from)?;
+    let rows =
+        rows(&mut transaction, &tenant.customer, first, last, state.statements).await.map_err(TenantError::from)?;
+    let complete_through =
+        completeness::of_all(&mut transaction, &tenant.customer, state.statements).await.map_err(TenantError::from)?;
     transaction.end().await?;
     let mut months = Vec::new();
     let mut month = last;
@@ -130,13 +133,16 @@ async fn read(
 /// Month, time of the last change, totals.
 pub(crate) async fn rows(
     connection: &mut PgConnection,
+    customer: &CustomerId,
     first: NaiveDate,
     last: NaiveDate,
+    statements: Statements,
 ) -> Result<Vec<(NaiveDate, DateTime<Utc>, Value)>, sqlx::Error> {
     sqlx::query(READ)
         .bind(first)
         .bind(last)
-        .persistent(false)
+        .bind(customer.as_str())
+        .persistent(statements.are_kept())
         .try_map(|row: PgRow| {
             let totals: String = row.try_get(2)?;
             let totals = serde_json::from_str(&totals).map_err(|error| sqlx::Error::Decode(error.into()))?;

@@ -170,17 +170,23 @@ impl IntoResponse for Problem {
 
 impl From<TenantError> for Problem {
     fn from(error: TenantError) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<&TenantError> for Problem {
+    fn from(error: &TenantError) -> Self {
         if error.is_away() {
-            tracing::warn!(error = &error as &dyn std::error::Error, "postgresql is away");
+            tracing::warn!(error = error as &dyn std::error::Error, "postgresql is away");
             return Self::unavailable(
                 "the database does not answer in time; send the same request again later, or ask for less",
             );
         }
-        match &error {
+        match error {
             TenantError::Refused(_) => {
-                tracing::error!(alarm = "isolation", error = &error as &dyn std::error::Error, "postgresql refused");
+                tracing::error!(alarm = "isolation", error = error as &dyn std::error::Error, "postgresql refused");
             }
-            _ => tracing::error!(error = &error as &dyn std::error::Error, "a query failed"),
+            _ => tracing::error!(error = error as &dyn std::error::Error, "a query failed"),
         }
         Self::internal()
     }

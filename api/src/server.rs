@@ -174,9 +174,11 @@ pub(crate) async fn read_usage(
     let query = usage::wire::read(&parameters, now())?;
     let mut transaction = TenantTransaction::begin(&state.pool, &state.mac_key, &tenant.customer).await?;
     let scope = usage::UsageScope::Customer(tenant.customer.clone());
-    let mut answer = usage::usage(&mut transaction, &query, &scope).await?;
+    let mut answer = usage::usage(&mut transaction, &query, &scope, state.statements).await?;
     answer.complete_through =
-        completeness::of_meter(&mut transaction, query.meter()).await.map_err(TenantError::from)?;
+        completeness::of_meter(&mut transaction, &tenant.customer, query.meter(), state.statements)
+            .await
+            .map_err(TenantError::from)?;
     transaction.end().await?;
     Ok(Json(answer))
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use aggregator::directory::AccountDirectory;
 use axum::http::HeaderValue;
 use ingest::dead_letter::DeadLetters;
-use sqlx::{Connection as _, PgPool};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{Connection as _, PgPool};
 
 use crate::audit::AuditRecorder;
 use crate::auth::{Authenticator, HashingPool, Sessions, SigningKeys, Verified};
@@ -15,7 +15,7 @@ use crate::edge::{REQUEST_MS_MAX, now};
 use crate::rate::CustomerRates;
 use crate::samples::SampleDoor;
 use crate::telemetry::Telemetry;
-use crate::tenant::{DATABASE_WAIT_MS_MAX, TenantMac};
+use crate::tenant::{DATABASE_WAIT_MS_MAX, Statements, TenantMac};
 use crate::watchers::Watchers;
 
 /// Connections to PostgreSQL that one API process holds at most.
@@ -44,6 +44,8 @@ pub struct ApiParts {
     pub operations: Option<Operations>,
     /// Who bills, as previews of invoices name it.
     pub seller: billing::Party,
+    /// How statements on `pool` are sent.
+    pub statements: Statements,
     /// Vouches for the tenant of each transaction.
     pub mac_key: TenantMac,
     /// The keys that sign sessions.
@@ -65,6 +67,7 @@ pub struct ApiState {
     pub(crate) operator_pool: Option<PgPool>,
     pub(crate) operations: Option<Operations>,
     pub(crate) seller: billing::Party,
+    pub(crate) statements: Statements,
     pub(crate) mac_key: TenantMac,
     pub(crate) authenticator: Authenticator,
     pub(crate) recorder: AuditRecorder,
@@ -84,6 +87,7 @@ impl ApiState {
             operator_pool,
             operations,
             seller,
+            statements,
             mac_key,
             signing_keys,
             verified_table,
@@ -99,12 +103,13 @@ impl ApiState {
         let hashing = HashingPool::new(hashing_threads);
         let authenticator = Authenticator::new(pool.clone(), hashing, verified, Sessions::new(signing_keys));
         let recorder = AuditRecorder::start(pool.clone(), operator_pool.clone(), mac_key.clone(), now);
-        let watchers = Watchers::new(pool.clone(), mac_key.clone());
+        let watchers = Watchers::new(pool.clone(), mac_key.clone(), statements);
         Self {
             pool,
             operator_pool,
             operations,
             seller,
+            statements,
             mac_key,
             authenticator,
             recorder,
@@ -153,9 +158,7 @@ pub fn pool(options: PgConnectOptions) -> PgPool {
         // request. If the server went in that moment, the request fails as it would have a moment later.
         .test_before_acquire(false)
         .before_acquire(|connection, used| {
-            Box::pin(async move {
-                Ok(used.idle_for < UNTESTED_IDLE_MAX || connection.ping().await.is_ok())
-            })
+            Box::pin(async move { Ok(used.idle_for < UNTESTED_IDLE_MAX || connection.ping().await.is_ok()) })
         })
         .connect_lazy_with(options)
 }

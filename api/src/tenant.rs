@@ -10,6 +10,23 @@ use thiserror::Error;
 
 use crate::key::{Key, KeyTooShort};
 
+/// How the statements of customers' requests are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Statements {
+    /// Prepared once a connection, under a name: PostgreSQL parses and plans them once. Not behind a pooler that gives each
+    /// transaction another connection and knows no names, as PgBouncer before 1.21 does.
+    Prepared,
+    /// Parsed and planned each time: whole behind any pooler.
+    Unnamed,
+}
+
+impl Statements {
+    /// What sqlx calls it.
+    pub(crate) fn are_kept(self) -> bool {
+        self == Self::Prepared
+    }
+}
+
 /// How long a request waits for a connection and its tenant before PostgreSQL counts as away.
 pub const DATABASE_WAIT_MS_MAX: u64 = 3_000;
 

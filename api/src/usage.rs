@@ -15,6 +15,8 @@ use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row};
 use thiserror::Error;
 use utoipa::ToSchema;
 
+use crate::tenant::Statements;
+
 /// One key that usage is grouped by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -351,15 +353,14 @@ pub(crate) fn statement(grouping: &Grouping, scope: &UsageScope, hours: Hours, i
     sql.push_str("coalesce(sum(u.total), 0)::text from ");
     let hourly = |from, to| format!("usage_rows u where {of} and u.window_start >= {from} and u.window_start < {to}");
     let daily = |from, to| {
-        format!(
-            "usage_days u where {of} and u.window_start >= {from} and u.window_start < {to} and u.hourly_rows > 0"
-        )
+        format!("usage_days u where {of} and u.window_start >= {from} and u.window_start < {to} and u.hourly_rows > 0")
     };
     match hours {
         Hours::Hourly => sql.push_str(&hourly("$2", "$3")),
         Hours::Daily => sql.push_str(&daily("$2", "$3")),
         Hours::DailyWithin => {
-            const COLUMNS: &str = "select u.account_id, u.region, u.category, u.customer_id, u.window_start, u.total from";
+            const COLUMNS: &str =
+                "select u.account_id, u.region, u.category, u.customer_id, u.window_start, u.total from";
             sql.push_str(&format!(
                 "({COLUMNS} {} union all {COLUMNS} {} union all {COLUMNS} {}) u where true",
                 daily("$5", "$6"),
@@ -385,6 +386,7 @@ pub async fn usage(
     connection: &mut PgConnection,
     query: &UsageQuery,
     scope: &UsageScope,
+    statements: Statements,
 ) -> Result<UsageAnswer, UsageError> {
     if let Meter::Sample(name) = query.meter {
         let is_defined: bool = sqlx::query_scalar(IS_DEFINED).bind(name.as_str()).fetch_one(&mut *connection).await?;
@@ -402,7 +404,7 @@ pub async fn usage(
     // One row more than the page holds tells whether there is a next page.
     let limit = query.rows_max.map(|rows| i64::from(rows) + 1);
     let mut prepared = sqlx::query(AssertSqlSafe(sql))
-        .persistent(false)
+        .persistent(statements.are_kept())
         .bind(query.meter.as_str())
         .bind(DateTime::<Utc>::from(query.from))
         .bind(DateTime::<Utc>::from(query.to))
@@ -574,7 +576,12 @@ mod tests {
         check(first, end, "account,hour", None);
         check("2026-10-01T01:00:00Z", "2026-10-02T23:00:00Z", "", None);
         check("2026-10-01T05:00:00Z", "2026-10-01T07:00:00Z", "", None);
-        check("1969-12-30T23:00:00Z", "1970-01-01T01:00:00Z", "", Some(("1969-12-31T00:00:00Z", "1970-01-01T00:00:00Z")));
+        check(
+            "1969-12-30T23:00:00Z",
+            "1970-01-01T01:00:00Z",
+            "",
+            Some(("1969-12-31T00:00:00Z", "1970-01-01T00:00:00Z")),
+        );
     }
 
     #[test]

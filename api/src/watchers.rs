@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::completeness;
 use crate::edge::now;
 use crate::metrics;
-use crate::tenant::{TenantError, TenantMac, TenantTransaction};
+use crate::tenant::{Statements, TenantError, TenantMac, TenantTransaction};
 
 /// Between two looks. With the roll-up's own delay this is how far behind a stream is.
 pub(crate) const LOOK_MS: u64 = 500;
@@ -44,6 +44,7 @@ type Watched = HashMap<CustomerId, watch::Sender<Option<Seen>>>;
 pub(crate) struct Watchers {
     pool: PgPool,
     mac_key: TenantMac,
+    statements: Statements,
     watched: Arc<Mutex<Watched>>,
 }
 
@@ -52,8 +53,8 @@ pub(crate) struct Watchers {
 pub(crate) struct TooManyWatch;
 
 impl Watchers {
-    pub(crate) fn new(pool: PgPool, mac_key: TenantMac) -> Self {
-        Self { pool, mac_key, watched: Arc::default() }
+    pub(crate) fn new(pool: PgPool, mac_key: TenantMac, statements: Statements) -> Self {
+        Self { pool, mac_key, statements, watched: Arc::default() }
     }
 
     /// Watches a customer for as long as the receiver lives. It holds nothing before the first look.
@@ -94,8 +95,8 @@ impl Watchers {
         let checked_at = now();
         let month = DateTime::<Utc>::from(checked_at).date_naive().with_day(1).expect("every month has a first day");
         let mut transaction = TenantTransaction::begin(&self.pool, &self.mac_key, customer).await?;
-        let rows = metrics::rows(&mut transaction, month, month).await?;
-        let complete_through = completeness::of_all(&mut transaction).await?;
+        let rows = metrics::rows(&mut transaction, customer, month, month, self.statements).await?;
+        let complete_through = completeness::of_all(&mut transaction, customer, self.statements).await?;
         transaction.end().await?;
         let (version, metrics) = rows
             .into_iter()

@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::net::IpAddr;
 
 use api::auth::{AuthenticationError, AuthorizerContext, SigningKeys};
-use api::{ApiParts, ApiState, CallerAddress, Identity, TenantMac};
+use api::{ApiParts, ApiState, CallerAddress, Identity, Statements, TenantMac};
 use aws_config::SdkConfig;
 use axum::Router;
 use axum::body::Body;
@@ -98,6 +98,8 @@ impl Api {
             operator_pool: None,
             operations: None,
             seller: settings.seller,
+            // A proxy may stand between, and a function asks too little of one connection for names to pay.
+            statements: Statements::Unnamed,
             mac_key: TenantMac::new(tenant_key).map_err(StartError::store)?,
             signing_keys,
             verified_table: Some((aws_sdk_dynamodb::Client::new(config), table)),

@@ -13,7 +13,7 @@ use aggregator::directory::{AccountDirectory, CustomerId, NewCustomer};
 use anyhow::Context;
 use api::api_keys::NewKey;
 use api::auth::Scope;
-use api::{Grouping, UsageQuery, UsageScope, usage};
+use api::{Grouping, Statements, UsageQuery, UsageScope, usage};
 use billing::{Customers, Month, load_invoice, render_text};
 use ingest::{AccountId, Hour, Meter, Timestamp};
 use rust_decimal::Decimal;
@@ -205,7 +205,7 @@ async fn register_accounts(
     let mut connection = stores.database.pool(Role::Operator)?.acquire().await?;
     let grouping = Grouping::parse("account,month")?;
     let query = UsageQuery::new(Meter::CloudTrailEvents, hour(CONTRACT_START)?, hour("2100-01-01T00")?, grouping)?;
-    let answer = usage(&mut connection, &query, &UsageScope::AllAccounts).await?;
+    let answer = usage(&mut connection, &query, &UsageScope::AllAccounts, Statements::Unnamed).await?;
     let from = Hour::parse_key(CONTRACT_START)?;
     let owned: std::collections::BTreeSet<AccountId> = directory
         .list()

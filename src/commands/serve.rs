@@ -7,7 +7,7 @@ use aggregator::directory::AccountDirectory;
 use anyhow::Context;
 use api::auth::Authenticator;
 use api::http::HeaderValue;
-use api::{ApiParts, ApiState, Identity, Operations, Telemetry, TenantMac};
+use api::{ApiParts, ApiState, Identity, Operations, Statements, Telemetry, TenantMac};
 use tokio::net::TcpListener;
 
 use crate::cli::{self, Global, StoresChoice};
@@ -121,6 +121,16 @@ fn cors_origins() -> anyhow::Result<Vec<HeaderValue>> {
     origins.map(origin).collect()
 }
 
+/// Whether a pooler that changes connections between transactions stands before PostgreSQL.
+fn statements() -> anyhow::Result<Statements> {
+    const NAME: &str = "SECUREBASE_DATABASE_POOLER";
+    match std::env::var(NAME).as_deref() {
+        Err(_) | Ok("" | "none") => Ok(Statements::Prepared),
+        Ok("transaction") => Ok(Statements::Unnamed),
+        Ok(other) => anyhow::bail!("{NAME}: {other:?} is neither none nor transaction"),
+    }
+}
+
 /// The parts of the API over these stores.
 async fn state(global: &Global, platform: &Platform, address: SocketAddr) -> anyhow::Result<ApiState> {
     let stores = &platform.stores;
@@ -133,6 +143,7 @@ async fn state(global: &Global, platform: &Platform, address: SocketAddr) -> any
             dead_letters: stores.dead_letters(),
         }),
         seller: super::invoice::seller(),
+        statements: statements()?,
         mac_key: TenantMac::new(platform.keys().tenant)?,
         signing_keys,
         verified_table: stores.verified_table().await?,

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use aggregator::directory::CustomerId;
 use aggregator::meters::MeterBook;
 use anyhow::Context;
-use api::{Grouping, UsageQuery, UsageScope, usage};
+use api::{Grouping, Statements, UsageQuery, UsageScope, usage};
 use ingest::{Meter, Timestamp};
 use sqlx::types::chrono::{DateTime, Utc};
 
@@ -45,7 +45,7 @@ pub(super) async fn run(global: &Global, arguments: cli::Usage) -> anyhow::Resul
                 sqlx::query_scalar(IS_CUSTOMER).bind(customer.as_str()).fetch_one(&mut *connection).await?;
             anyhow::ensure!(is_known, "there is no customer {customer}: add it with securebase customers add");
         }
-        let mut answer = usage(&mut connection, &query, &scope).await?;
+        let mut answer = usage(&mut connection, &query, &scope, Statements::Unnamed).await?;
         if let UsageScope::Customer(customer) = &scope {
             let through: Option<DateTime<Utc>> = sqlx::query_scalar(COMPLETE_THROUGH)
                 .bind(customer.as_str())

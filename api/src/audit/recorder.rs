@@ -8,6 +8,7 @@ use std::time::Duration;
 use aggregator::directory::CustomerId;
 use chrono::{DateTime, SecondsFormat, Utc};
 use ingest::Timestamp;
+use moka::sync::Cache;
 use serde_json::{Value, json};
 use sqlx::{PgConnection, PgPool};
 use thiserror::Error;
@@ -33,6 +34,10 @@ const CLOSE_MS_MAX: u64 = 5_000;
 
 /// A call that waited longer than this is recorded at the time of writing; what it says still names its own time.
 const OLD_SECS: i64 = 1_800;
+
+/// How fine the time of a key's last use is, and for how many keys it is kept in mind.
+const NOTED_FOR: Duration = Duration::from_secs(60);
+const NOTED_MAX: u64 = 100_000;
 
 /// Longer paths are cut in the trail.
 const PATH_CHARS_MAX: usize = 500;
@@ -75,16 +80,15 @@ pub struct Call {
 }
 
 impl Call {
-    /// The event, as `record_audit_calls` reads it.
-    fn event(&self, now: Timestamp) -> Value {
+    /// The event, as `record_audit_calls` reads it; it names the key when its last use is to be noted.
+    fn event(&self, now: Timestamp, notes_use: bool) -> Value {
         let is_old = self.at.saturating_add_secs(OLD_SECS) < now;
         let rfc3339 = |at: Timestamp| DateTime::<Utc>::from(at).to_rfc3339_opts(SecondsFormat::Micros, true);
-        json!({
+        let mut event = json!({
             "at": rfc3339(if is_old { now } else { self.at }),
             "actor": format!("key:{}", self.key_id),
             "action": format!("request.{}", self.method.to_ascii_lowercase()),
             "subject": self.path.chars().take(PATH_CHARS_MAX).collect::<String>(),
-            "key_id": self.key_id.as_str(),
             "details": {
                 "status": self.status,
                 "request_id": self.request_id,
@@ -92,7 +96,11 @@ impl Call {
                 "session": self.session,
                 "answered_at": rfc3339(self.at),
             },
-        })
+        });
+        if notes_use {
+            event["key_id"] = json!(self.key_id.as_str());
+        }
+        event
     }
 }
 
@@ -153,6 +161,8 @@ struct Writer {
     operator_pool: Option<PgPool>,
     mac_key: TenantMac,
     now: fn() -> Timestamp,
+    /// Keys whose last use was written less than a minute ago; one that is forgotten is written again.
+    noted: Cache<KeyId, ()>,
 }
 
 impl AuditRecorder {
@@ -164,7 +174,8 @@ impl AuditRecorder {
         now: fn() -> Timestamp,
     ) -> Self {
         let (queue, calls) = mpsc::channel(QUEUE_CALLS_MAX);
-        tokio::spawn(Writer { pool, operator_pool, mac_key, now }.run(calls));
+        let noted = Cache::builder().max_capacity(NOTED_MAX).time_to_live(NOTED_FOR).build();
+        tokio::spawn(Writer { pool, operator_pool, mac_key, now, noted }.run(calls));
         Self { queue }
     }
 
@@ -233,7 +244,7 @@ impl Writer {
                 }
                 Err(error) if batch.len() == 1 => {
                     // It would stand in the way of all others for ever. The log keeps what the trail could not.
-                    let event = batch[0].event((self.now)());
+                    let event = batch[0].event((self.now)(), false);
                     let customer = batch[0].customer.as_ref().map(CustomerId::as_str);
                     tracing::error!(
                         alarm = "audit",
@@ -274,6 +285,9 @@ impl Writer {
         };
         *unseen = Some(id);
         transaction.commit().await?;
+        for call in batch.iter().filter(|call| call.customer.is_some()) {
+            self.noted.insert(call.key_id.clone(), ());
+        }
         Ok(())
     }
 
@@ -282,7 +296,8 @@ impl Writer {
         let mut of_customers = BTreeMap::<&CustomerId, Vec<Value>>::new();
         for call in batch {
             if let Some(customer) = &call.customer {
-                of_customers.entry(customer).or_default().push(call.event(now));
+                let notes_use = !self.noted.contains_key(&call.key_id);
+                of_customers.entry(customer).or_default().push(call.event(now, notes_use));
             }
         }
         let customers: Vec<&str> = of_customers.keys().map(|customer| customer.as_str()).collect();
@@ -295,7 +310,7 @@ impl Writer {
     async fn record_operators(&self, batch: &[Call], connection: &mut PgConnection) -> Result<String, sqlx::Error> {
         let now = (self.now)();
         for call in batch {
-            let event = call.event(now);
+            let event = call.event(now, false);
             let text = |name: &str| event[name].as_str().unwrap_or_default().to_owned();
             sqlx::query(RECORD_OPERATOR_CALL)
                 .bind(text("at"))

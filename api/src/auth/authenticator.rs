@@ -12,9 +12,10 @@ use thiserror::Error;
 use super::attempts::Attempts;
 use super::authorizer::AuthorizerContext;
 use super::hashing::{HashingError, HashingPool};
+use super::key_look_ups::KeyLookUps;
 use super::scope::Scopes;
 use super::session::{NewSession, Session, Sessions};
-use super::stored_key::{LookUpError, StoredKey};
+use super::stored_key::LookUpError;
 use super::token::{KeyId, KeyToken};
 use super::verified::{CacheCounts, EntryName, Verified};
 
@@ -69,7 +70,7 @@ pub enum AuthenticationError {
 /// Checks keys and sessions.
 #[derive(Clone, Debug)]
 pub struct Authenticator {
-    pool: PgPool,
+    keys: KeyLookUps,
     hashing: HashingPool,
     attempts: Attempts,
     verified: Verified,
@@ -79,9 +80,16 @@ pub struct Authenticator {
 }
 
 impl Authenticator {
-    /// The pool's connections are `securebase_app`'s.
+    /// The pool's connections are `securebase_app`'s. Looks keys up as a task of this runtime.
     pub fn new(pool: PgPool, hashing: HashingPool, verified: Verified, sessions: Sessions) -> Self {
-        Self { pool, hashing, attempts: Attempts::new(), verified, sessions, flights: Arc::default() }
+        Self {
+            keys: KeyLookUps::start(pool),
+            hashing,
+            attempts: Attempts::new(),
+            verified,
+            sessions,
+            flights: Arc::default(),
+        }
     }
 
     /// How often bcrypt was spared.
@@ -128,7 +136,7 @@ impl Authenticator {
 
     /// The caller an authorizer found out about, as its key stands now: what it found may be minutes old.
     pub async fn recheck(&self, context: &AuthorizerContext, now: Timestamp) -> Result<Caller, AuthenticationError> {
-        let stored = StoredKey::look_up(&self.pool, &context.key_id).await?;
+        let stored = self.keys.look_up(&context.key_id).await?;
         let stored = stored
             .filter(|stored| stored.customer == context.customer && stored.generation == context.generation)
             .filter(|stored| stored.is_in_force(now))
@@ -158,7 +166,7 @@ impl Authenticator {
     }
 
     async fn by_key(&self, token: &KeyToken, address: IpAddr, now: Timestamp) -> Result<Caller, AuthenticationError> {
-        let stored = StoredKey::look_up(&self.pool, &token.key_id).await?;
+        let stored = self.keys.look_up(&token.key_id).await?;
         // A key that names another customer than its own is no key; it takes as long as one that does not exist.
         let stored = stored.filter(|stored| stored.customer == token.customer);
         let digest = token.secret.digest();

@@ -9,6 +9,7 @@ mod authenticator;
 mod authorizer;
 mod base62;
 mod hashing;
+mod key_look_ups;
 mod scope;
 mod session;
 mod signing_secret;

@@ -1,19 +1,25 @@
 //! What the database knows about a key, read anew by every request.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use aggregator::directory::CustomerId;
 use ingest::Timestamp;
-use sqlx::{AssertSqlSafe, PgPool, Row};
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, Decode, PgPool, Postgres, Row, Type};
 use thiserror::Error;
 
 use super::scope::Scopes;
 use super::token::KeyId;
 use crate::tenant::TenantError;
 
-/// The key of one id, by the one function that may find it. `{key_id}` is 16 letters and digits by its type.
+/// The keys of some ids, by the one function that may find them. `{key_ids}` are 16 letters and digits each, by their
+/// type.
 ///
 /// As one simple query: one round trip, and whole for a pooler that changes connections between statements.
-pub(crate) const LOOK_UP: &str = "select customer_id, array_to_string(scopes, ' '), secret_hash, generation, \
-     (extract(epoch from expires_at) * 1000000)::bigint, revoked_at is not null from look_up_api_key('{key_id}')";
+pub(crate) const LOOK_UP: &str = "select i.key_id, k.customer_id, array_to_string(k.scopes, ' '), k.secret_hash, \
+     k.generation, (extract(epoch from k.expires_at) * 1000000)::bigint, k.revoked_at is not null \
+     from unnest('{key_ids}'::text[]) as i (key_id), look_up_api_key(i.key_id) as k";
 
 /// A key as it is stored.
 #[derive(Clone, Debug)]
@@ -28,37 +34,66 @@ pub(crate) struct StoredKey {
 }
 
 /// Why a key was not found out about.
-#[derive(Debug, Error)]
+#[derive(Clone, Debug, Error)]
 pub enum LookUpError {
-    /// PostgreSQL failed; retry when it was away.
+    /// PostgreSQL failed, for everyone who asked at the same time; retry when it was away.
     #[error(transparent)]
-    Database(#[from] TenantError),
+    Database(Arc<TenantError>),
     /// A row holds what we never write. Stop.
     #[error("the stored key {0} cannot be read")]
-    Malformed(KeyId),
+    Malformed(String),
 }
+
+impl From<TenantError> for LookUpError {
+    fn from(error: TenantError) -> Self {
+        Self::Database(Arc::new(error))
+    }
+}
+
+/// What was found of some ids; who is not among them does not exist.
+pub(crate) type Found = HashMap<String, Result<StoredKey, LookUpError>>;
 
 impl StoredKey {
     /// The key of this id, if there is one.
     pub(crate) async fn look_up(pool: &PgPool, key_id: &KeyId) -> Result<Option<Self>, LookUpError> {
-        let sql = LOOK_UP.replace("{key_id}", key_id.as_str());
-        let row = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_optional(pool).await.map_err(TenantError::from)?;
-        let Some(row) = row else { return Ok(None) };
+        let mut found = Self::look_up_all(pool, [key_id]).await?;
+        found.remove(key_id.as_str()).transpose()
+    }
+
+    /// The keys of these ids, as they stand at one moment.
+    pub(crate) async fn look_up_all(
+        pool: &PgPool,
+        key_ids: impl IntoIterator<Item = &KeyId>,
+    ) -> Result<Found, TenantError> {
+        let listed: Vec<&str> = key_ids.into_iter().map(KeyId::as_str).collect();
+        let sql = LOOK_UP.replace("{key_ids}", &format!("{{{}}}", listed.join(",")));
+        let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(pool).await?;
+        rows.iter()
+            .map(|row| Ok((row.try_get(0)?, Self::read(row))))
+            .collect::<Result<_, sqlx::Error>>()
+            .map_err(Into::into)
+    }
+
+    fn read(row: &PgRow) -> Result<Self, LookUpError> {
+        fn column<'r, T: Decode<'r, Postgres> + Type<Postgres>>(row: &'r PgRow, at: usize) -> Result<T, LookUpError> {
+            row.try_get(at).map_err(|error| TenantError::from(error).into())
+        }
+        let key_id: String = column(row, 0)?;
         let malformed = || LookUpError::Malformed(key_id.clone());
-        let customer: Option<String> = row.try_get(0).map_err(TenantError::from)?;
-        let scopes: String = row.try_get(1).map_err(TenantError::from)?;
-        let expires_at: Option<i64> = row.try_get(4).map_err(TenantError::from)?;
-        Ok(Some(Self {
+        let customer: Option<String> = column(row, 1)?;
+        let scopes: String = column(row, 2)?;
+        let expires_at: Option<i64> = column(row, 5)?;
+        Ok(Self {
             customer: customer.map(|id| CustomerId::parse(&id)).transpose().map_err(|_| malformed())?,
             scopes: Scopes::parse(scopes.split(' ')).map_err(|_| malformed())?,
-            secret_hash: row.try_get(2).map_err(TenantError::from)?,
-            generation: row.try_get(3).map_err(TenantError::from)?,
+            secret_hash: column(row, 3)?,
+            generation: column(row, 4)?,
             expires_at: match expires_at {
                 Some(micros) => Some(Timestamp::from_micros(micros).ok_or_else(malformed)?),
                 None => None,
             },
-            is_revoked: row.try_get(5).map_err(TenantError::from)?,
-        }))
+            is_revoked: column(row, 6)?,
+        })
     }
 
     /// Whether the key lets anyone in now.

@@ -1,7 +1,7 @@
 //! One tenant cannot reach another: not through the server, not with SQL that slips in, not through a pooler.
 
 use aggregator::directory::CustomerId;
-use api::{ApiParts, ApiState, TenantMac, TenantTransaction, pool};
+use api::{ApiParts, ApiState, Statements, TenantMac, TenantTransaction, pool};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
 
@@ -120,7 +120,7 @@ async fn two_tenants_that_share_one_server_connection_see_their_own_rows() {
     stage.seed(&[one_row(Some("acme"), "000000000001", 11), one_row(Some("globex"), "000000000002", 22)]).await;
     let pooler = Pooler::start(&stage).await;
     let options = stage.options("securebase_app").host("127.0.0.1").port(pooler.port());
-    let state = ApiState::new(ApiParts { pool: pool(options), ..stage.parts() });
+    let state = ApiState::new(ApiParts { pool: pool(options), statements: Statements::Unnamed, ..stage.parts() });
     let recorder = state.recorder().clone();
     let address = stage.serve(state).await;
     let question = format!("/v1/usage?meter=cloudtrail_events&{RANGE}&group_by=account");

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use aggregator::directory::CustomerId;
 use api::auth::{HashingPool, KeyToken, SigningKeys};
-use api::{ApiParts, ApiState, Identity, TenantMac, pool, serve};
+use api::{ApiParts, ApiState, Identity, Statements, TenantMac, pool, serve};
 use billing::Party;
 use chrono::{DateTime, Utc};
 use embedded::PostgreSql;
@@ -164,6 +164,7 @@ impl Stage {
             operator_pool: Some(PgPool::connect_lazy_with(self.options("securebase_operator"))),
             operations: None,
             seller: Party { name: "SecureBase".to_owned(), ..Party::default() },
+            statements: Statements::Prepared,
             mac_key: self.mac_key(),
             signing_keys: SigningKeys::new(vec![("test".to_owned(), SIGNING_KEY.to_vec())]).unwrap(),
             verified_table: None,

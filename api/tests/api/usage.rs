@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use aggregator::directory::CustomerId;
-use api::{Grouping, UsageQuery, UsageScope, usage};
+use api::{Grouping, Statements, UsageQuery, UsageScope, usage};
 use chrono::{DateTime, SecondsFormat, Utc};
 use ingest::{Meter, Timestamp};
 use rand::rngs::StdRng;
@@ -159,7 +159,7 @@ async fn the_operator_sees_every_account_also_those_of_no_customer() {
             Some(id) => UsageScope::Customer(CustomerId::parse(id).unwrap()),
             None => UsageScope::AllAccounts,
         };
-        let answer = usage(&mut operator, &query, &scope).await.unwrap();
+        let answer = usage(&mut operator, &query, &scope, Statements::Prepared).await.unwrap();
         assert_eq!(answer.next_cursor, None);
         let expected = recount(&rows, owner, meter, (from, to), &keys);
         assert_eq!(serde_json::to_value(&answer.rows).unwrap(), expected, "round {round}: {query:?} {scope:?}");
@@ -176,7 +176,7 @@ async fn no_scope_shows_anything_without_a_tenant() {
     };
     let mut app = PgConnection::connect(&stage.url("securebase_app")).await.unwrap();
     for scope in [UsageScope::AllAccounts, UsageScope::Customer(CustomerId::parse("acme").unwrap())] {
-        let answer = usage(&mut app, &query("account"), &scope).await.unwrap();
+        let answer = usage(&mut app, &query("account"), &scope, Statements::Unnamed).await.unwrap();
         assert_eq!(answer.rows, [], "row-level security holds in every scope: {scope:?}");
     }
 }
