@@ -148,7 +148,14 @@ async fn kill_who_waits(gate: &mut PgConnection) {
         }
     };
     let pid = tokio::time::timeout(Duration::from_secs(30), waits).await.expect("the write comes to its stop");
+    kill_backend(pid, gate).await;
+}
+
+/// Kills a process of the server, and waits until the server has noticed: it ends this other connection as well.
+async fn kill_backend(pid: i32, other: &mut PgConnection) {
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    let noticed = async { while sqlx::raw_sql("select 1").execute(&mut *other).await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(RECOVERED_SECS_MAX), noticed).await.expect("the server ends all others");
 }
 
 #[tokio::test]
@@ -270,10 +277,9 @@ async fn kills_at_any_moment_leave_one_key_for_each_idempotency_key() {
         while written.load(Ordering::SeqCst) < number * WRITERS * WRITES / (KILLS + 1) {
             tokio::task::yield_now().await;
         }
-        let mut connection = superuser(&stage).await;
-        let own = "select pg_backend_pid()";
-        let pid: i32 = sqlx::query_scalar(own).fetch_one(&mut connection).await.unwrap();
-        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        let (mut victim, mut other) = (superuser(&stage).await, superuser(&stage).await);
+        let pid: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut victim).await.unwrap();
+        kill_backend(pid, &mut other).await;
     }
     let made: Vec<_> = writers.join_all().await.into_iter().flatten().collect();
     flushed(&recorder).await;
