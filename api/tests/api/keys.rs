@@ -286,7 +286,7 @@ async fn every_authenticated_call_and_every_write_is_in_the_audit_trail() {
         event("request.post", "/v1/api-keys", 201),
     ];
     let mut events = events;
-    // The write is in the trail with its work; the calls follow within half a second.
+    // The write is in the trail with its work; the calls follow within a tenth of a second.
     events.sort();
     expected.sort();
     assert_eq!(events, expected);
