@@ -174,6 +174,11 @@ pub(crate) mod tests {
         let applies = |coupon: &RedeemedCoupon, month| coupon.applies_to(Month::parse(month).unwrap().all_days());
         assert!(!applies(&coupon, "2026-09"));
         assert!(applies(&coupon, "2026-10") && applies(&coupon, "2027-05"));
+        let next = RedeemedCoupon { redeemed_on: day("2026-11-01"), ..coupon.clone() };
+        assert!(
+            !applies(&next, "2026-10") && applies(&next, "2026-11"),
+            "the first day of a month is none of the one before"
+        );
         coupon.taken = usd(9_999);
         coupon.invoices_used = 2;
         assert!(applies(&coupon, "2026-12"));

@@ -200,6 +200,15 @@ fn the_last_month_of_a_contract_is_final() {
     let invoice = draft(&terms, &Usage::default()).unwrap();
     assert_eq!((invoice.kind, invoice.totals.subtotal), (InvoiceKind::Final, usd(1_000)));
     assert_eq!(invoice.period.to_string(), "2026-10-01 to 2026-10-10");
+    for (end, kind) in [
+        (Some("2026-11-01"), InvoiceKind::Final),
+        (Some("2026-11-02"), InvoiceKind::Monthly),
+        (None, InvoiceKind::Monthly),
+    ] {
+        terms.contract_end = end.map(|end| end.parse().unwrap());
+        terms.stretches[0].days = terms.days().unwrap();
+        assert_eq!(draft(&terms, &Usage::default()).unwrap().kind, kind, "{end:?}");
+    }
 }
 
 #[test]

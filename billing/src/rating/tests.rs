@@ -219,6 +219,11 @@ counts = ["usage"]
     terms.stretches[0].days = terms.days().unwrap();
     let prorated = lines(&terms, &Usage::default());
     assert_eq!(written(&prorated), ["base 32.26", "commitment 100.00"]);
+    // Each card's commitment is for its own days: what was used under another counts there.
+    let two = changed(card(), card(), "2026-10", day("2026-10-16"));
+    let split = lines(&two, &in_month("2026-10", &[(Meter::GuardDutyFindings, 400)]));
+    let owed: Vec<String> = written(&split).into_iter().filter(|line| line.starts_with("commitment")).collect();
+    assert_eq!(owed, ["commitment 160.00"], "16 of 31 days without usage");
 }
 
 #[test]
@@ -283,6 +288,9 @@ fn a_prepaid_fee_costs_nothing_on_its_days_and_in_its_tier() {
     let lines = lines(&terms, &Usage::default());
     assert_eq!(written(&lines), ["base 0.00", "base 645.16", "base 2,838.71"]);
     assert_eq!(lines[0].pricing.reduction.as_ref().unwrap().name, "prepaid by INV-2025-10-0007");
+    // What was paid for one tier covers no other.
+    terms.prepaid[0].days = Days::new(day("2025-10-26"), day("2026-10-26")).unwrap();
+    assert_eq!(written(&self::lines(&terms, &Usage::default())), ["base 0.00", "base 2,838.71"]);
 }
 
 #[test]

@@ -354,3 +354,32 @@ async fn an_issued_invoice_keeps_the_buyer_and_rates_of_its_issue() {
     assert_eq!(stored, issued);
     assert_eq!(Month::parse("2026-10").unwrap().first_day().to_string(), stored.period.start);
 }
+
+#[tokio::test]
+async fn a_day_is_the_sum_of_its_hours_and_accounts() {
+    let fixture = Fixture::new().await;
+    fixture.customer("anna", "standard", "2026-01-01T00:00:00Z").await;
+    for (hour, partition, findings) in [(3, "a", 5), (3, "b", 7), (4, "a", 11)] {
+        let window = format!("2026-10-05T{hour:02}:00:00Z");
+        fixture.usage("anna", &window, partition, Meter::GuardDutyFindings, findings).await;
+    }
+    fixture
+        .execute(
+            "insert into usage_rows
+                 (account_id, meter, region, category, window_start, partition, total, version, customer_id)
+             select '000000000007', meter, 'us-east-1', category, window_start, 'c', 100 * total, 1, customer_id
+             from usage_rows where partition = 'b'",
+        )
+        .await
+        .unwrap();
+    let expected = ("723", "36.15", "2036.15");
+    let told = |document: &billing::InvoiceDocument| {
+        let line = &document.lines[1];
+        (line.quantity.clone(), line.amount.clone(), document.subtotal.clone())
+    };
+    let preview = only_preview(preview(&fixture.billing, &request("2026-10")).await.unwrap());
+    let issued = fixture.only_invoice(&fixture.issue_october().await).await;
+    for (quantity, amount, subtotal) in [told(&preview), told(&issued)] {
+        assert_eq!((quantity.as_str(), amount.as_str(), subtotal.as_str()), expected);
+    }
+}

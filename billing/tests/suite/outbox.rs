@@ -452,3 +452,35 @@ async fn an_address_that_no_message_has_room_for_is_refused_and_not_passed_over(
     assert_eq!(add("51@anna.example").await, Ok(()));
     assert_eq!(add("7@anna.example").await, Err(full.to_owned()));
 }
+
+#[tokio::test]
+async fn a_document_says_what_was_issued_also_when_it_is_rendered_after_the_payment() {
+    /// All that a document says.
+    struct Whole;
+    impl billing::Renderer for Whole {
+        fn media_type(&self) -> &'static str {
+            "application/json"
+        }
+
+        fn render(&self, document: &billing::InvoiceDocument) -> Result<Vec<u8>, billing::RenderError> {
+            Ok(serde_json::to_vec(document).unwrap())
+        }
+    }
+    let fixture = Fixture::new().await;
+    fixture.customer("anna", "standard", "2026-01-01T00:00:00Z").await;
+    fixture.issue_october().await;
+    let issued = fixture.invoice("INV-2026-11-0001").await;
+    let payment = billing::PayRequest {
+        invoice: "INV-2026-11-0001",
+        amount: None,
+        method: "card",
+        reference: "1",
+        received_at: at(NOW),
+    };
+    billing::pay(&fixture.billing, &payment, "operator:ada", at(NOW)).await.unwrap();
+    assert_ne!(fixture.invoice("INV-2026-11-0001").await, issued);
+    render_due(&fixture.billing, &Arc::new(Whole), 1, at(NOW)).await.unwrap();
+    let stored =
+        load_document(&mut fixture.superuser().await, "INV-2026-11-0001", "application/json").await.unwrap().unwrap();
+    assert_eq!(stored.bytes, serde_json::to_vec(&issued).unwrap());
+}
