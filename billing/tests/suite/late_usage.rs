@@ -154,6 +154,26 @@ async fn less_usage_is_credited_at_once_and_a_paid_invoice_gives_customer_credit
 }
 
 #[tokio::test]
+async fn a_credit_note_that_leaves_nothing_open_settles_its_invoice() {
+    let fixture = Fixture::new().await;
+    fixture.billed("anna", 100).await;
+    let payment = billing::PayRequest {
+        invoice: "INV-2026-11-0001",
+        amount: Some("2160.00"),
+        method: "card",
+        reference: "1",
+        received_at: at("2026-11-20T00:00:00Z"),
+    };
+    billing::pay(&fixture.billing, &payment, "operator:ada", at("2026-11-20T09:00:00Z")).await.unwrap();
+    assert_eq!(fixture.invoice("INV-2026-11-0001").await.status, "issued");
+    fixture.recount("anna", 0).await;
+    fixture.run_again("2026-11-21T00:00:00Z").await;
+    let paid = fixture.invoice("INV-2026-11-0001").await;
+    assert_eq!((paid.status.as_str(), paid.paid_at.as_deref()), ("paid", Some("2026-11-21T00:00:00Z")));
+    assert_eq!(fixture.audited(Some("anna")).await.last().unwrap(), "credit_note.issued CN-2026-11-0001");
+}
+
+#[tokio::test]
 async fn a_credit_beyond_the_invoice_takes_back_what_was_charged_for_its_period() {
     let fixture = Fixture::new().await;
     // One day of October is under contract, so its own invoice is small.
@@ -345,18 +365,22 @@ async fn what_a_correction_gives_back_of_a_balance_or_uses_of_it_counts_for_the_
     let fixture = Fixture::new().await;
     fixture.promoted("anna", 10_000).await;
     fixture.promoted("bert", 0).await;
+    fixture.promoted("cora", 0).await;
     fixture.issue_october().await;
     assert_eq!(fixture.taken("anna", "2026-11").await, ("2,500.00".into(), 1));
     // Anna's October comes to 500.00 less, of which nothing was to be paid: they are credit of the coupon again. Bert's comes to
-    // 500.00 more, and his coupon pays them.
-    for (customer, findings) in [("anna", 0), ("bert", 10_000)] {
+    // 500.00 more, and his coupon pays them. Cora's comes to 1,500.00 more: what is left of her coupon pays 1,000.00 of it, on the
+    // invoice of November, which has nothing left of it for itself.
+    for (customer, findings) in [("anna", 0), ("bert", 10_000), ("cora", 30_000)] {
         fixture.recount(customer, findings).await;
     }
     let previews = preview(&fixture.billing, &request("2026-11")).await.unwrap();
     let report = fixture.issue("2026-11", "2026-12-01T00:00:00Z").await;
-    for (((customer, previewed), result), (taken, coupons)) in
-        previews.into_iter().zip(&report.results).zip([("3,000.00", "1000.00"), ("3,000.00", "500.00")])
-    {
+    for (((customer, previewed), result), (taken, coupons)) in previews.into_iter().zip(&report.results).zip([
+        ("3,000.00", "1000.00"),
+        ("3,000.00", "500.00"),
+        ("3,000.00", "0.00"),
+    ]) {
         let november = fixture.invoice(&result.outcome.billed().unwrap().id).await;
         let billing::Previewed::Document(previewed) = previewed else { panic!("{previewed:?}") };
         assert_eq!(

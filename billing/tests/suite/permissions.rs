@@ -1,9 +1,10 @@
 //! What each role may see and do.
 
 use billing::{list_invoices, load_invoice, statements};
+use ingest::Meter;
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, at, request};
 
 const ROOM_ROLES: [&str; 5] =
     ["securebase_app", "securebase_aggregator", "securebase_billing", "securebase_operator", "securebase_analytics"];
@@ -196,4 +197,110 @@ async fn invoices_are_listed_newest_first_and_page_by_page() {
         assert!(list_invoices(&mut operator, 2, Some(nothing)).await.unwrap().is_empty(), "{nothing:?}");
         assert_eq!(load_invoice(&mut operator, nothing).await.unwrap(), None, "{nothing:?}");
     }
+}
+
+/// A credit note of 1.08 on Anna's October, in one statement; with its number, its entry in the ledger and its notification as told.
+fn note(number: &str, is_posted: bool, is_announced: bool) -> String {
+    let posted = if is_posted { "true" } else { "false" };
+    let announced = if is_announced { "true" } else { "false" };
+    format!(
+        "with n as (
+             insert into credit_notes (customer_id, invoice_id, credit_note_number, kind, close_id, currency, gross_minor,
+                 discount_minor, net_minor, tax_minor, total_minor, receivable_minor, credit_minor, cause, snapshot, issued_at)
+             select i.customer_id, i.invoice_id, {number}, 'late_usage', i.close_id, 'USD', 100, 0, 100, 8, 108, 108, 0, 'x',
+                 '{{}}', now()
+             from invoices i where i.invoice_number = 'INV-2026-11-0001'
+             returning credit_note_id, invoice_id
+         ), e as (
+             insert into ledger_entries
+                 (customer_id, kind, invoice_id, credit_note_id, currency, line_count, posted_at)
+             select 'anna', 'credit_note', invoice_id, credit_note_id, 'USD', 3, now() from n where {posted}
+             returning entry_id, invoice_id
+         ), l as (
+             insert into ledger_lines (entry_id, position, customer_id, account, detail, invoice_id, currency, amount_minor)
+             select e.entry_id, l.position, 'anna', l.account, '', case l.position when 1 then e.invoice_id end, 'USD', l.amount
+             from e cross join (values (1, 'receivable', -108), (2, 'revenue', 100), (3, 'tax_payable', 8))
+                 as l (position, account, amount)
+         )
+         insert into notifications (tag, customer_id, template, credit_note_id, created_at, next_attempt_at)
+         select 'credit-note-issued-test', 'anna', 'credit_note_issued', credit_note_id, now(), now() from n where {announced}"
+    )
+}
+
+/// A grant of 5.00 with an entry of these lines.
+fn granted(lines: &str) -> String {
+    format!(
+        "with g as (
+             insert into credit_grants
+                 (customer_id, currency, amount_minor, kind, reference, reason, granted_at, granted_by)
+             values ('anna', 'USD', 500, 'goodwill', 'x', 'x', now(), 'x') returning grant_id
+         ), e as (
+             insert into ledger_entries (customer_id, kind, grant_id, currency, line_count, posted_at)
+             select 'anna', 'grant', grant_id, 'USD', 2, now() from g returning entry_id
+         )
+         insert into ledger_lines (entry_id, position, customer_id, account, detail, currency, amount_minor)
+         select e.entry_id, l.position, 'anna', l.account, '', 'USD', l.amount from e cross join (values {lines})
+             as l (position, account, amount)"
+    )
+}
+
+#[tokio::test]
+async fn each_rule_of_the_books_refuses_by_itself_what_breaks_it_alone() {
+    let fixture = Fixture::new().await;
+    fixture.customer("anna", "standard", "2026-01-01T00:00:00Z").await;
+    fixture.usage("anna", "2026-10-05T00:00:00Z", "a", Meter::GuardDutyFindings, 100).await;
+    fixture.issue_october().await;
+    // November carries late usage of October; December is a draft.
+    fixture.execute("update usage_rows set total = 200").await.unwrap();
+    fixture.close("anna", "2026-10", "proven").await;
+    fixture.issue("2026-11", "2026-12-01T00:00:00Z").await;
+    assert_eq!(fixture.count("invoice_adjustments").await, 1);
+    billing::issue(&fixture.billing, &request("2026-12"), at("2027-01-01T00:00:00Z")).await.unwrap();
+    billing::render_due(&fixture.billing, &std::sync::Arc::new(billing::TextRenderer), 1, at("2027-01-01T00:00:00Z"))
+        .await
+        .unwrap();
+    for (broken, because) in [
+        (note("null", true, true), "a credit note for anna has no number"),
+        (note("'CN-2026-11-0777'", false, true), "a credit note for anna is not in the ledger as it stands"),
+        (note("'CN-2026-11-0777'", true, false), "a credit note for anna is not in the outbox"),
+        (granted("(1, 'customer_credit', -500), (2, 'cash', 499)"), "does not balance"),
+        (granted("(1, 'customer_credit', -500)"), "does not balance"),
+        (granted("(1, 'customer_credit', -500), (2, 'cash', 400), (3, 'cash', 100)"), "has no place in its entry"),
+        (granted("(1, 'customer_credit', -499), (2, 'cash', 499)"), "a grant of credit to anna is not in the ledger"),
+        (
+            "insert into payments (customer_id, invoice_id, currency, amount_minor, method, reference, received_at,
+                 recorded_at, recorded_by)
+             select 'anna', invoice_id, 'USD', 1, 'card', 'x', now(), now(), 'x' from invoices
+             where invoice_number = 'INV-2026-11-0001'"
+                .to_owned(),
+            "a payment of anna is not in the ledger",
+        ),
+        (
+            "update invoices set status = 'paid', paid_at = now() where invoice_number = 'INV-2026-11-0001'".to_owned(),
+            "invoice INV-2026-11-0001 is not paid",
+        ),
+        ("update invoice_adjustments set cause = 'y'".to_owned(), "an adjustment never changes"),
+        ("delete from invoice_adjustments".to_owned(), "adjustments of an issued invoice never change"),
+        ("update invoice_documents set rendered_at = now()".to_owned(), "a stored document never changes"),
+        ("delete from invoice_documents".to_owned(), "a stored document never changes"),
+        (
+            "insert into invoice_documents (invoice_id, customer_id, media_type, bytes, sha256, rendered_at)
+             select invoice_id, customer_id, 'text/plain', 'x', sha256('x'), now() from invoices where status = 'draft'"
+                .to_owned(),
+            "a document is of an issued invoice",
+        ),
+        (
+            "update invoices set status = 'issued', invoice_number = 'INV-2027-01-0001', issued_at = now(), due_at = now()
+             where status = 'draft'"
+                .to_owned(),
+            "from a close of that period only",
+        ),
+    ] {
+        let error = fixture.execute(&format!("{broken}; set constraints all immediate")).await;
+        let error = error.map(|()| format!("nothing refused {broken}")).unwrap_or_else(|error| error.to_string());
+        assert!(error.contains(because), "{because}: {error}");
+    }
+    // What lacks nothing is taken: the rules above refused what was missing, and no more than that.
+    fixture.execute(&granted("(1, 'customer_credit', -500), (2, 'cash', 500)")).await.unwrap();
+    fixture.execute(&note("'CN-2026-11-0777'", true, true)).await.unwrap();
 }
