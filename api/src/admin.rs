@@ -4,7 +4,7 @@ use aggregator::directory::CustomerId;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, NaiveDate, Utc};
 use ingest::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -296,7 +296,7 @@ pub(crate) async fn create_key(
     let now = now();
     let minted = mint(state.authenticator.hashing(), new.customer.as_ref()).await?;
     let mut write = match Write::begin_as_operator(&operator.pool, repeatable, now).await? {
-        Begun::Done(answer) => return Ok(answer),
+        Begun::Done(answer) => return Ok(answer.into_response()),
         Begun::New(write) => write,
     };
     let record = api_keys::create(write.connection(), &new, &minted, &actor(&operator), now).await?;
@@ -321,7 +321,7 @@ pub(crate) async fn revoke_key(
     let key_id: KeyId = read_id(&key)?;
     let now = now();
     let mut write = match Write::begin_as_operator(&operator.pool, None, now).await? {
-        Begun::Done(answer) => return Ok(answer),
+        Begun::Done(answer) => return Ok(answer.into_response()),
         Begun::New(write) => write,
     };
     let record = api_keys::revoke(write.connection(), customer.as_ref(), &key_id, &actor(&operator), now).await?;

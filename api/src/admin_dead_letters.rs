@@ -2,7 +2,8 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use ingest::dead_letter::{DeadLetterError, DeadLetterHead, DeadLetters, Dismissal};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -72,6 +73,22 @@ pub(crate) struct AdminDeadLetters {
     next_cursor: Option<String>,
 }
 
+/// A record that was set aside, whole as far as it was kept.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct AdminDeadLetterRecord {
+    #[serde(flatten)]
+    head: AdminDeadLetter,
+    /// Whether all of it was kept; otherwise a replay reads the object again.
+    is_whole: bool,
+    /// Whose usage it may be; null: anybody's.
+    accounts: Option<Vec<String>>,
+    /// The first and the last event time that it may have; null: any.
+    first_at: Option<String>,
+    last_at: Option<String>,
+    /// Its bytes as they came, in base64.
+    record: String,
+}
+
 /// The body of `POST /v1/admin/dead-letters/{id}/dismiss`.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -131,6 +148,35 @@ fn is_id(text: &str) -> bool {
     text.len() == ID_CHARS && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
+/// One dead letter with the record itself.
+#[utoipa::path(get, path = "/v1/admin/dead-letters/{id}", operation_id = "admin_get_dead_letter", tag = "operators", security(("key" = ["admin"])),
+    params(("id" = String, Path, description = "Its id, 32 hexadecimal digits")),
+    responses((status = 200, description = "The dead letter and its record", body = AdminDeadLetterRecord)))]
+pub(crate) async fn find(
+    _operator: Operator,
+    State(state): State<ApiState>,
+    Path(id): Path<String>,
+    parameters: Parameters,
+) -> Result<Json<AdminDeadLetterRecord>, Problem> {
+    parameters.only(&[])?;
+    let letters = letters(&state)?;
+    let none = || Problem::not_found("there is no such dead letter; `/v1/admin/dead-letters` lists them");
+    if !is_id(&id) {
+        return Err(none());
+    }
+    let head = letters.heads().await?.into_iter().find(|head| head.id == id).ok_or_else(none)?;
+    let letter = letters.load(&id).await?.ok_or_else(none)?;
+    let accounts = head.scope.accounts.as_ref();
+    Ok(Json(AdminDeadLetterRecord {
+        is_whole: head.is_whole,
+        accounts: accounts.map(|accounts| accounts.iter().map(|account| account.as_str().to_owned()).collect()),
+        first_at: head.scope.times.map(|(first, _)| first.to_string()),
+        last_at: head.scope.times.map(|(_, last)| last.to_string()),
+        head: head.into(),
+        record: STANDARD.encode(&letter.bytes),
+    }))
+}
+
 /// Takes an open dead letter out of what holds up a close: it is no usage. Audited first; said again with the same reason, it
 /// changes nothing.
 #[utoipa::path(post, path = "/v1/admin/dead-letters/{id}/dismiss", operation_id = "admin_dismiss_dead_letter", tag = "operators",
@@ -158,8 +204,7 @@ pub(crate) async fn dismiss(
         if head.dismissed.as_ref().is_some_and(|word| word.because == because) {
             return Ok(Json(head.into()));
         }
-        let detail = "it was put right or dismissed before";
-        return Err(Problem::new(StatusCode::CONFLICT, "conflict", "The state of the resource forbids this", detail));
+        return Err(Problem::conflict("it was put right or dismissed before"));
     }
     // Before the letter is marked: a word that nobody recorded must not take usage out of a close.
     let details = json!({

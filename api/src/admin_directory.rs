@@ -91,14 +91,10 @@ fn directory(state: &ApiState) -> Result<&AccountDirectory, Problem> {
     state.operations.as_ref().map(|operations| &operations.directory).ok_or_else(none)
 }
 
-fn whole_hour(text: &str, member: &str) -> Result<Hour, Problem> {
+pub(crate) fn whole_hour(text: &str, member: &str) -> Result<Hour, Problem> {
     let hour = Timestamp::parse_rfc3339(text).ok().filter(|instant| instant.hour().start() == *instant);
     let wrong = || Problem::invalid(&format!("`{member}` must be a whole UTC hour such as 2026-10-01T00:00:00Z"));
     Ok(hour.ok_or_else(wrong)?.hour())
-}
-
-fn conflict(detail: &str) -> Problem {
-    Problem::new(StatusCode::CONFLICT, "conflict", "The state of the resource forbids this", detail)
 }
 
 /// Adds a customer; saying the same again changes nothing.
@@ -132,7 +128,7 @@ pub(crate) async fn add_customer(
         Ok(CustomerCreated::New) => (StatusCode::CREATED, "added"),
         Ok(CustomerCreated::Unchanged) => (StatusCode::OK, "unchanged"),
         Err(CreateCustomerError::Database(error)) => return Err(away(&error)),
-        Err(error @ CreateCustomerError::Differs { .. }) => return Err(conflict(&error.to_string())),
+        Err(error @ CreateCustomerError::Differs { .. }) => return Err(Problem::conflict(error.to_string())),
         Err(error) => return Err(Problem::invalid(&error.to_string())),
     };
     Ok((status, Json(AdminCustomerAdded { customer: asked.id, outcome })))
@@ -156,7 +152,7 @@ pub(crate) async fn register(
     let from = whole_hour(&asked.from, "from")?;
     let registered = directory.register(account, &customer, from, now()).await.map_err(|error| match error {
         RegisterError::Database(error) => away(&error),
-        RegisterError::HistoryDiffers { .. } => conflict(&error.to_string()),
+        RegisterError::HistoryDiffers { .. } => Problem::conflict(error.to_string()),
         error => Problem::invalid(&error.to_string()),
     })?;
     let (outcome, former, usage_rows_changed) = match registered {

@@ -3,7 +3,8 @@
 //! **Owns** HTTP, API keys and sessions, the tenant of a request, wire types, problems, paging and the usage query.
 //!
 //! **Does not own** counting, prices or any sum of money. It reads PostgreSQL; it writes keys, idempotent answers and the
-//! audit trail, and nothing else. Usage samples it hands to ingest's intake, where its host has opened a door to one.
+//! audit trail; for operators also what they ask for. Usage samples it hands to ingest's intake, where its host has opened a
+//! door to one; closes, billing runs and replays it writes down, for its host to carry out.
 //!
 //! **Promises** that every query of a customer runs in a transaction whose first statement names that customer with a MAC
 //! that PostgreSQL checks; that a revoked key is out with the next request; that every authenticated call is recorded;
@@ -13,7 +14,10 @@
 mod admin;
 mod admin_dead_letters;
 mod admin_directory;
+mod admin_operations;
+mod admin_rate_cards;
 mod admin_records;
+mod admin_sources;
 pub mod api_keys;
 pub mod audit;
 pub mod auth;
@@ -34,6 +38,8 @@ mod key;
 mod log;
 mod metrics;
 mod openapi;
+mod operation;
+mod operation_worker;
 mod parameters;
 mod problem;
 mod rate;
@@ -62,6 +68,8 @@ pub use idempotency::ANSWERS_KEPT_SECS;
 pub use key::KeyTooShort;
 pub use log::may_be_logged;
 pub use openapi::openapi;
+pub use operation::{Operation, OperationFailure, OperationTask};
+pub use operation_worker::{OperationQueue, OperationWorker};
 pub use rate::REQUESTS_PER_MINUTE;
 pub use readiness::NotReady;
 pub use samples::{SampleDoor, Taking};

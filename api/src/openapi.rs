@@ -47,8 +47,16 @@ use utoipa::OpenApi;
         crate::admin_records::runs,
         crate::admin_records::run,
         crate::admin_dead_letters::list,
+        crate::admin_dead_letters::find,
         crate::admin_dead_letters::dismiss,
         crate::admin::rate_cards,
+        crate::admin_rate_cards::load,
+        crate::admin_sources::declare,
+        crate::admin_operations::close,
+        crate::admin_operations::run,
+        crate::admin_operations::replay,
+        crate::admin_operations::list,
+        crate::admin_operations::find,
         crate::admin::keys,
         crate::admin::create_key,
         crate::admin::revoke_key,
@@ -82,10 +90,11 @@ const OF_CALLERS: [(&str, &str); 3] = [
     ("429", "Too many requests or wrong secrets; see `Retry-After`"),
 ];
 const OF_PATHS: [(&str, &str); 1] = [("404", "There is no such resource of this customer")];
+const OF_OPERATORS: [(&str, &str); 1] = [("404", "There is no such resource, or this server does not open it")];
 const OF_WRITES: [(&str, &str); 3] = [
     ("409", "The state of the resource forbids this"),
-    ("415", "The body is not JSON"),
-    ("422", "The idempotency key came with another request before"),
+    ("415", "The body is not of a type that this resource takes"),
+    ("422", "What the body says is refused, or the idempotency key came with another request before"),
 ];
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
@@ -122,6 +131,7 @@ fn complete(document: &mut Value) {
     });
     document["components"]["headers"] = json!({
         "RequestId": {"description": "The request's id, made by the server", "schema": {"type": "string", "format": "uuid"}},
+        "Location": {"description": "Where to look how far it is", "schema": {"type": "string"}},
         "RateLimit": {"description": "What is left of the customer's requests", "schema": {"type": "string"}},
         "RetryAfter": {"description": "Seconds", "schema": {"type": "integer", "minimum": 1}}
     });
@@ -136,14 +146,18 @@ fn complete(document: &mut Value) {
 fn complete_operation(path: &str, method: &str, operation: &mut Value) {
     let is_private = operation["security"].as_array().is_some_and(|all| all.iter().any(|one| one.get("key").is_some()));
     let responses = operation["responses"].as_object_mut().expect("an operation has responses");
-    for response in responses.values_mut() {
+    for (status, response) in responses.iter_mut() {
         if let Some(pdf) = response.pointer_mut("/content/application~1pdf") {
             *pdf = json!({"schema": {"type": "string", "format": "binary"}});
         }
+        // Where to look for what was begun.
+        let location = (status == "202" && path.starts_with("/v1/admin/"))
+            .then(|| ("location".to_owned(), json!({"$ref": "#/components/headers/Location"})));
         let mut headers = json!({"x-request-id": {"$ref": "#/components/headers/RequestId"}});
         if is_private {
             headers["ratelimit"] = json!({"$ref": "#/components/headers/RateLimit"});
         }
+        headers.as_object_mut().expect("it was made as an object").extend(location);
         response["headers"] = headers;
     }
     let mut add = |problems: &[(&str, &str)]| {
@@ -155,7 +169,9 @@ fn complete_operation(path: &str, method: &str, operation: &mut Value) {
     if is_private {
         add(&OF_CALLERS);
     }
-    if path.contains('{') {
+    if path.starts_with("/v1/admin/") {
+        add(&OF_OPERATORS);
+    } else if path.contains('{') {
         add(&OF_PATHS);
     }
     if is_private && method != "get" {

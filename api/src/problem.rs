@@ -88,6 +88,27 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "not-found", "There is no such resource", detail)
     }
 
+    /// 409: as things stand, this cannot be done.
+    pub(crate) fn conflict(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "conflict", "The state of the resource forbids this", detail)
+    }
+
+    /// 409: an operation was looked at, and cannot be done as things stand.
+    pub(crate) fn operation_refused(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "operation-refused", "The operation cannot be done as things stand", detail)
+    }
+
+    /// 503: an operation was begun and did not come to its end.
+    pub(crate) fn operation_failed(detail: impl Into<String>) -> Self {
+        let problem = Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "operation-failed",
+            "The operation did not come to its end",
+            detail,
+        );
+        Self { retry_after_secs: Some(RETRY_AFTER_SECS), ..problem }
+    }
+
     /// 500: a fault of ours.
     pub(crate) fn internal() -> Self {
         Self::new(

@@ -28,8 +28,9 @@ use crate::state::ApiState;
 use crate::tenant::{TenantError, TenantTransaction};
 use crate::usage::UsageAnswer;
 use crate::{
-    admin, admin_dead_letters, admin_directory, admin_records, api_keys, audit, completeness, customer, docs_page,
-    invoice_documents, invoice_preview, invoices, metrics, openapi, readiness, samples, sessions, usage, usage_stream,
+    admin, admin_dead_letters, admin_directory, admin_operations, admin_rate_cards, admin_records, admin_sources,
+    api_keys, audit, completeness, customer, docs_page, invoice_documents, invoice_preview, invoices, metrics, openapi,
+    readiness, samples, sessions, usage, usage_stream,
 };
 
 /// After the signal to stop: how long running requests may take to end.
@@ -41,14 +42,18 @@ pub fn router(state: ApiState) -> Router {
         .route("/v1/admin/accounts", get(admin::accounts).post(admin_directory::register))
         .route("/v1/admin/api-keys", get(admin::keys).post(admin::create_key))
         .route("/v1/admin/api-keys/{key}", delete(admin::revoke_key))
-        .route("/v1/admin/closes", get(admin_records::closes))
+        .route("/v1/admin/closes", get(admin_records::closes).post(admin_operations::close))
         .route("/v1/admin/customers", get(admin::customers).post(admin_directory::add_customer))
         .route("/v1/admin/dead-letters", get(admin_dead_letters::list))
+        .route("/v1/admin/dead-letters/{id}", get(admin_dead_letters::find))
         .route("/v1/admin/dead-letters/{id}/dismiss", post(admin_dead_letters::dismiss))
-        .route("/v1/admin/receipts", get(admin_records::receipts))
-        .route("/v1/admin/runs", get(admin_records::runs))
+        .route("/v1/admin/dead-letters/{id}/replay", post(admin_operations::replay))
+        .route("/v1/admin/operations", get(admin_operations::list))
+        .route("/v1/admin/operations/{operation}", get(admin_operations::find))
+        .route("/v1/admin/receipts", get(admin_records::receipts).post(admin_sources::declare))
+        .route("/v1/admin/runs", get(admin_records::runs).post(admin_operations::run))
         .route("/v1/admin/runs/{run}", get(admin_records::run))
-        .route("/v1/admin/rate-cards", get(admin::rate_cards))
+        .route("/v1/admin/rate-cards", get(admin::rate_cards).post(admin_rate_cards::load))
         .route("/v1/docs", get(docs_page::show))
         .route("/v1/openapi.json", get(openapi::show))
         .route("/v1/health", get(health))
@@ -87,8 +92,8 @@ fn cors(origins: &[HeaderValue]) -> Option<CorsLayer> {
     if origins.is_empty() {
         return None;
     }
-    let asked = ["authorization", "content-type", "idempotency-key", "if-none-match", "last-event-id"];
-    let shown = ["etag", "ratelimit", "ratelimit-policy", "retry-after", "x-next-cursor", "x-request-id"];
+    let asked = ["authorization", "content-type", "idempotency-key", "if-none-match", "last-event-id", "prefer"];
+    let shown = ["etag", "ratelimit", "ratelimit-policy", "retry-after", "x-next-cursor", "x-request-id", "location"];
     let cors = CorsLayer::new()
         .allow_origin(origins.to_vec())
         .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::DELETE])

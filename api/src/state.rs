@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use aggregator::directory::AccountDirectory;
+use aggregator::receipts::Sources;
 use axum::http::HeaderValue;
 use ingest::dead_letter::DeadLetters;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -12,6 +13,7 @@ use crate::audit::AuditRecorder;
 use crate::auth::{Authenticator, HashingPool, Sessions, SigningKeys, Verified};
 use crate::caller::Identity;
 use crate::edge::{REQUEST_MS_MAX, now};
+use crate::operation_worker::OperationQueue;
 use crate::rate::CustomerRates;
 use crate::samples::SampleDoor;
 use crate::telemetry::Telemetry;
@@ -29,8 +31,12 @@ const UNTESTED_IDLE_MAX: Duration = Duration::from_secs(1);
 pub struct Operations {
     /// Customers and their accounts, as `securebase_aggregator`.
     pub directory: AccountDirectory,
+    /// What the sources of customers' meters promise, as `securebase_aggregator`.
+    pub sources: Sources,
     /// Records that were set aside.
     pub dead_letters: DeadLetters,
+    /// Who gives it runs an [`OperationWorker`](crate::OperationWorker) with it: closes, billing runs and replays are carried out.
+    pub queue: OperationQueue,
 }
 
 /// What the API is made of.

@@ -56,7 +56,20 @@ pub(crate) enum Begun {
     /// The work is to be done.
     New(Write),
     /// It was done before; this was the answer.
-    Done(Response),
+    Done(Repeated),
+}
+
+/// The answer that was given before.
+#[derive(Debug)]
+pub(crate) struct Repeated {
+    status: StatusCode,
+    pub(crate) body: String,
+}
+
+impl IntoResponse for Repeated {
+    fn into_response(self) -> Response {
+        json(self.status, self.body)
+    }
 }
 
 impl Write {
@@ -85,7 +98,7 @@ impl Write {
             let customer = writing.customer();
             if let Before::Done(status, body) = repeatable.begin(writing.connection(), customer.as_ref(), now).await? {
                 writing.end().await?;
-                return Ok(Begun::Done(json(status, body)));
+                return Ok(Begun::Done(Repeated { status, body }));
             }
         }
         Ok(Begun::New(Self { transaction: writing, repeatable }))

@@ -112,9 +112,14 @@ async fn replay(global: &Global, ids: Vec<String>, objects: Option<PathBuf>) -> 
     Ok(if balance.balances() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-type StillDead = BTreeMap<String, u64>;
+pub(super) type StillDead = BTreeMap<String, u64>;
 
-async fn replay_with(stores: &Stores, ids: &[String], reading: Reading) -> anyhow::Result<(Balance, u64, StillDead)> {
+/// Reads open letters again: what became of their records, how many letters are put right, and how many are as before.
+pub(super) async fn replay_with(
+    stores: &Stores,
+    ids: &[String],
+    reading: Reading,
+) -> anyhow::Result<(Balance, u64, StillDead)> {
     let store = stores.dead_letters();
     let mut open = store.heads().await?;
     open.retain(|letter| letter.resolved_at.is_none());

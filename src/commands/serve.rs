@@ -1,13 +1,16 @@
 //! `securebase serve`: the stores, the aggregator, the roll-up and the API until Ctrl-C.
 
+mod operations;
+
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use aggregator::directory::AccountDirectory;
+use aggregator::receipts::Sources;
 use anyhow::Context;
 use api::auth::Authenticator;
 use api::http::HeaderValue;
-use api::{ApiParts, ApiState, Identity, Operations, Statements, Telemetry, TenantMac};
+use api::{ApiParts, ApiState, Identity, OperationQueue, Operations, Statements, Telemetry, TenantMac};
 use tokio::net::TcpListener;
 
 use crate::cli::{self, Global, StoresChoice};
@@ -36,7 +39,8 @@ pub(super) async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
 pub(super) async fn serve(global: &Global, mut platform: Platform, listener: TcpListener) -> anyhow::Result<()> {
     let url = format!("http://{}", listener.local_addr()?);
     platform.publish_api(&url)?;
-    let state = state(global, &platform, listener.local_addr()?).await?;
+    let queue = OperationQueue::default();
+    let state = state(global, &platform, listener.local_addr()?, queue.clone()).await?;
     let authenticator = state.authenticator().clone();
     let telemetry = state.telemetry().clone();
     platform.keys().session.clone().keep_fresh(authenticator.sessions(), edge::now());
@@ -55,6 +59,7 @@ pub(super) async fn serve(global: &Global, mut platform: Platform, listener: Tcp
     } else {
         print::line(&format!("The API listens on {url} until Ctrl-C."));
     }
+    let operating = operations::start(&platform.stores, declared::load(global)?, queue)?;
     let measuring = tokio::spawn(measure(global.stores, telemetry, authenticator.clone()));
     let failures = platform.failures();
     let (failed, reason) = tokio::sync::oneshot::channel();
@@ -71,6 +76,9 @@ pub(super) async fn serve(global: &Global, mut platform: Platform, listener: Tcp
     archiving.abort();
     measuring.abort();
     mailing.iter().for_each(tokio::task::JoinHandle::abort);
+    // An operation that is under way is begun again by the next server.
+    operating.abort();
+    let _ = operating.await;
     let counts = authenticator.cache_counts();
     if let Some(per_mille) = counts.hits_per_mille() {
         tracing::info!(
@@ -132,7 +140,12 @@ fn statements() -> anyhow::Result<Statements> {
 }
 
 /// The parts of the API over these stores.
-async fn state(global: &Global, platform: &Platform, address: SocketAddr) -> anyhow::Result<ApiState> {
+async fn state(
+    global: &Global,
+    platform: &Platform,
+    address: SocketAddr,
+    queue: OperationQueue,
+) -> anyhow::Result<ApiState> {
     let stores = &platform.stores;
     let signing_keys = platform.keys().session.load(address).await?;
     let state = ApiState::new(ApiParts {
@@ -140,7 +153,9 @@ async fn state(global: &Global, platform: &Platform, address: SocketAddr) -> any
         operator_pool: Some(stores.database.pool(Role::Operator)?),
         operations: Some(Operations {
             directory: AccountDirectory::new(stores.database.pool(Role::Aggregator)?),
+            sources: Sources::new(stores.database.pool(Role::Aggregator)?),
             dead_letters: stores.dead_letters(),
+            queue,
         }),
         seller: super::invoice::seller(),
         statements: statements()?,

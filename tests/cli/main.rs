@@ -19,6 +19,7 @@ mod events;
 mod homes;
 mod landing_zone;
 mod meters;
+mod operations;
 mod poison;
 mod prices;
 mod recounted;

@@ -4,7 +4,7 @@ use aggregator::directory::CustomerId;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use ingest::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -164,7 +164,7 @@ pub(crate) async fn create(
     // Before the transaction: hashing takes 50 ms, and nobody waits for it with a connection in hand.
     let minted = mint(state.authenticator.hashing(), Some(&tenant.customer)).await?;
     let mut write = match Write::begin(&state, &tenant.customer, repeatable, now).await? {
-        Begun::Done(answer) => return Ok(answer),
+        Begun::Done(answer) => return Ok(answer.into_response()),
         Begun::New(write) => write,
     };
     let record = super::create(write.connection(), &new, &minted, &actor(&tenant.caller), now).await?;
@@ -186,7 +186,7 @@ pub(crate) async fn revoke(
     let repeatable = Repeatable::read(&headers, Method::DELETE.as_str(), uri.path(), &[])?;
     let now = now();
     let mut write = match Write::begin(&state, &tenant.customer, repeatable, now).await? {
-        Begun::Done(answer) => return Ok(answer),
+        Begun::Done(answer) => return Ok(answer.into_response()),
         Begun::New(write) => write,
     };
     let revoked = super::revoke(write.connection(), Some(&tenant.customer), &key_id, &actor(&tenant.caller), now).await;
@@ -217,7 +217,7 @@ pub(crate) async fn rotate(
     let now = now();
     let minted = mint(state.authenticator.hashing(), Some(&tenant.customer)).await?;
     let mut write = match Write::begin(&state, &tenant.customer, repeatable, now).await? {
-        Begun::Done(answer) => return Ok(answer),
+        Begun::Done(answer) => return Ok(answer.into_response()),
         Begun::New(write) => write,
     };
     let actor = actor(&tenant.caller);

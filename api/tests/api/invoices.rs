@@ -68,7 +68,7 @@ async fn close(stage: &Stage, month: Month) {
 }
 
 /// Closes and issues months of two customers; returns their invoices in that order.
-async fn issue(stage: &Stage, months: &[&str]) -> Vec<InvoiceDocument> {
+pub(crate) async fn issue(stage: &Stage, months: &[&str]) -> Vec<InvoiceDocument> {
     let billing = PgPool::connect_with(stage.options("securebase_billing")).await.unwrap();
     let mut issued = Vec::new();
     for (index, month) in months.iter().enumerate() {

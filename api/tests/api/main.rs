@@ -12,6 +12,7 @@ mod encryption;
 mod invoices;
 mod isolation;
 mod keys;
+mod operations;
 mod operators;
 mod outage;
 mod pooler;

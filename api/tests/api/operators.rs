@@ -1,7 +1,8 @@
 //! What operators look at and change.
 
 use aggregator::directory::AccountDirectory;
-use api::{ApiParts, ApiState, Operations};
+use aggregator::receipts::Sources;
+use api::{ApiParts, ApiState, OperationQueue, Operations};
 use embedded::DynamoDb;
 use ingest::dead_letter::{DeadLetter, DeadLetters};
 use ingest::{Reason, Timestamp};
@@ -17,8 +18,13 @@ use crate::stores::dynamodb;
 async fn operated(stage: &Stage, dead_letters: &DeadLetters) -> (SocketAddr, String) {
     let admin = token(None, 3);
     stage.add_key(&admin, &["admin"]).await;
-    let directory = AccountDirectory::new(PgPool::connect_lazy_with(stage.options("securebase_aggregator")));
-    let operations = Some(Operations { directory, dead_letters: dead_letters.clone() });
+    let pool = PgPool::connect_lazy_with(stage.options("securebase_aggregator"));
+    let operations = Some(Operations {
+        directory: AccountDirectory::new(pool.clone()),
+        sources: Sources::new(pool),
+        dead_letters: dead_letters.clone(),
+        queue: OperationQueue::default(),
+    });
     let address = stage.serve(ApiState::new(ApiParts { operations, ..stage.parts() })).await;
     (address, admin.reveal())
 }

@@ -43,8 +43,25 @@ impl RateCard {
     /// Checks a rate card as it was written; `source` names it in errors.
     pub(crate) fn check(file: CardFile, source: &str, meters: Option<&Meters>) -> Result<Self, RateCardError> {
         let mut faults = Faults { source, meters, faults: Vec::new() };
+        // PostgreSQL stores every character but this one.
+        if has_nul(&serde_json::to_value(&file).expect("a card is text and lists of text")) {
+            faults.faults.push(RateCardFault {
+                source_name: source.to_owned(),
+                row: "card".to_owned(),
+                rule: "a text holds the character U+0000, which cannot be stored".to_owned(),
+            });
+        }
         let card = faults.card(file);
         faults.end(card)
+    }
+}
+
+fn has_nul(written: &serde_json::Value) -> bool {
+    match written {
+        serde_json::Value::String(text) => text.contains('\0'),
+        serde_json::Value::Array(all) => all.iter().any(has_nul),
+        serde_json::Value::Object(members) => members.values().any(has_nul),
+        _ => false,
     }
 }
 

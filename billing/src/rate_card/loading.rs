@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use crate::catalogue::{Catalogue, CatalogueError};
 use crate::money::Money;
+use crate::rate_card::file::CardFile;
 use crate::rate_card::set::{NamedCard, check_set};
 use crate::rate_card::{RateCard, RateCardError, RateCardFault};
 use crate::share::Share;
@@ -21,6 +22,23 @@ pub struct CardSource {
     pub name: String,
     /// Its content.
     pub text: String,
+}
+
+impl CardSource {
+    /// A card in the JSON form that snapshots of invoices and `rate-cards show --json` have, as the TOML that is stored. A fault
+    /// names the line of the JSON text.
+    pub fn from_json(name: &str, text: &str) -> Result<Self, RateCardError> {
+        let fault =
+            |row: String, rule: String| RateCardError(vec![RateCardFault { source_name: name.to_owned(), row, rule }]);
+        // An array would be read as the members of a card in their order.
+        if !text.trim_start().starts_with('{') {
+            return Err(fault("line 1".to_owned(), "expected a JSON object".to_owned()));
+        }
+        let file: CardFile =
+            serde_json::from_str(text).map_err(|error| fault(format!("line {}", error.line()), error.to_string()))?;
+        let text = toml::to_string(&file).map_err(|error| fault("card".to_owned(), error.to_string()))?;
+        Ok(Self { name: name.to_owned(), text })
+    }
 }
 
 /// Whether cards may be in force on days that are billed already.
