@@ -13,12 +13,11 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use ingest::Timestamp;
-use ingest::dead_letter::DeadLetterError;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Row};
+use sqlx::{PgConnection, PgPool, Row};
 use tokio::time::{Instant, sleep};
 use utoipa::ToSchema;
 
@@ -175,7 +174,6 @@ async fn ask(
     let operations = operations(state)?;
     let repeatable = Repeatable::read(headers, Method::POST.as_str(), uri.path(), &body.0)?;
     let wait = wait_of(headers);
-    let waits_since = Instant::now();
     let id = match Write::begin_as_operator(&operator.pool, repeatable, now()).await? {
         Begun::Done(answer) => {
             let before: Value = serde_json::from_str(&answer.body).unwrap_or_default();
@@ -191,15 +189,22 @@ async fn ask(
             id
         }
     };
+    let found = watched(&operator.pool, id, wait).await?.ok_or_else(Problem::internal)?;
+    if found.finished_at.is_some() && !wait.is_zero() { found.ended() } else { Ok(found.accepted()) }
+}
+
+/// An operation as it is once it has ended, or once nobody waits for that any more.
+async fn watched(pool: &PgPool, id: i64, wait: Duration) -> Result<Option<AdminOperation>, Problem> {
+    let since = Instant::now();
     loop {
-        let mut connection = operator.pool.acquire().await.map_err(TenantError::from)?;
-        let found = AdminOperation::find(&mut connection, id).await?.ok_or_else(Problem::internal)?;
+        // Not kept while it waits: others need connections, too.
+        let mut connection = pool.acquire().await.map_err(TenantError::from)?;
+        let found = AdminOperation::find(&mut connection, id).await?;
         drop(connection);
-        match (found.finished_at.is_some(), wait.is_zero()) {
-            (true, false) => return found.ended(),
-            (false, false) if waits_since.elapsed() < wait => sleep(POLL).await,
-            _ => return Ok(found.accepted()),
+        if found.as_ref().is_none_or(|operation| operation.finished_at.is_some()) || wait <= since.elapsed() {
+            return Ok(found);
         }
+        sleep(POLL).await;
     }
 }
 
@@ -208,7 +213,7 @@ async fn check(connection: &mut PgConnection, operations: &Operations, operation
     let (period, customer) = match operation {
         Operation::Close { period, customer, .. } | Operation::Run { period, customer, .. } => (period, customer),
         Operation::Replay { dead_letter } => {
-            let heads = operations.dead_letters.heads().await.map_err(DeadLetterError::from)?;
+            let heads = operations.dead_letters.heads().await?;
             let none = || Problem::not_found("there is no such dead letter; `/v1/admin/dead-letters` lists them");
             let head = heads.into_iter().find(|head| head.id == *dead_letter).ok_or_else(none)?;
             return if head.is_open() {
@@ -397,16 +402,19 @@ pub(crate) async fn list(operator: Operator, parameters: Parameters) -> Result<J
 
 /// How far an operation is, and what it came to.
 #[utoipa::path(get, path = "/v1/admin/operations/{operation}", operation_id = "admin_get_operation", tag = "operators", security(("key" = ["admin"])),
-    params(("operation" = String, Path, description = "Its id")),
+    params(
+        ("operation" = String, Path, description = "Its id"),
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: answer once it has ended, or after N seconds, at most 5"),
+    ),
     responses((status = 200, description = "The operation", body = AdminOperation)))]
 pub(crate) async fn find(
     operator: Operator,
     Path(operation): Path<String>,
     parameters: Parameters,
+    headers: HeaderMap,
 ) -> Result<Json<AdminOperation>, Problem> {
     parameters.only(&[])?;
     let none = || Problem::not_found("there is no such operation; `/v1/admin/operations` lists them");
     let id: i64 = operation.parse().map_err(|_| none())?;
-    let mut connection = operator.pool.acquire().await.map_err(TenantError::from)?;
-    Ok(Json(AdminOperation::find(&mut connection, id).await?.ok_or_else(none)?))
+    Ok(Json(watched(&operator.pool, id, wait_of(&headers)).await?.ok_or_else(none)?))
 }

@@ -113,11 +113,13 @@ impl OperationWorker {
     where
         W: Future<Output = Result<Value, OperationFailure>>,
     {
-        if !sqlx::query_scalar(ANY_WAITS).persistent(false).fetch_one(&self.pool).await? {
+        let any_waits: bool = sqlx::query_scalar(ANY_WAITS).persistent(false).fetch_one(&self.pool).await?;
+        if !any_waits {
             return Ok(false);
         }
         let mut turn = self.pool.begin_with(BEGIN_WRITING).await?;
-        if !sqlx::query_scalar(TAKE_TURN).persistent(false).fetch_one(&mut *turn).await? {
+        let is_ours: bool = sqlx::query_scalar(TAKE_TURN).persistent(false).fetch_one(&mut *turn).await?;
+        if !is_ours {
             return Ok(false);
         }
         let next: Option<Waiting> = sqlx::query_as(NEXT).persistent(false).fetch_optional(&mut *turn).await?;

@@ -20,12 +20,12 @@ fn ask(serving: &Serving, key: &str, path: &str, body: &Value) -> Value {
     accepted
 }
 
-/// Looks until an operation has ended.
+/// Looks until an operation has ended; each answer waits for it.
 fn ended(serving: &Serving, key: &str, operation: &Value) -> Value {
     let path = format!("/v1/admin/operations/{}", operation["id"]);
     let mut found = Value::Null;
     until("the operation has ended", || {
-        found = serving.get(&path, Some(key)).1;
+        found = serving.get_with(&path, Some(key), &[("Prefer", "wait=5")]).1;
         found["finished_at"].is_string()
     });
     found

@@ -261,11 +261,17 @@ impl Serving {
 
     /// The status and body of a GET request.
     pub(crate) fn get(&self, path: &str, key: Option<&str>) -> (u16, Value) {
+        self.get_with(path, key, &[])
+    }
+
+    /// The same with headers.
+    pub(crate) fn get_with(&self, path: &str, key: Option<&str>, headers: &[(&str, &str)]) -> (u16, Value) {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(COMMAND_SECONDS_MAX))).unwrap();
         let key = key.map(|key| format!("Authorization: Bearer {key}\r\n")).unwrap_or_default();
+        let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let host = &self.address;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{key}\r\n").unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{key}{lines}\r\n").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();

@@ -18,7 +18,7 @@ use sqlx::PgPool;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use crate::client::{Answer, get, send};
+use crate::client::{Answer, get, get_with, send};
 use crate::invoices::issue;
 use crate::stage::{Stage, token};
 use crate::stores::dynamodb;
@@ -70,10 +70,12 @@ impl Operated {
         get(self.address, path, &self.admin).await
     }
 
-    /// Looks again until an operation has ended; each look is a request.
+    /// Waits until an operation has ended; each answer waits for it.
     async fn ended(&self, id: &Value) -> Value {
         loop {
-            let answer = self.get(&format!("/v1/admin/operations/{id}")).await;
+            let key = format!("authorization: Bearer {}", self.admin);
+            let headers = [key.as_str(), "prefer: wait=5"];
+            let answer = get_with(self.address, &format!("/v1/admin/operations/{id}"), &headers).await;
             assert_eq!(answer.status, 200, "{answer:?}");
             let found = answer.json();
             if found["finished_at"].is_string() {
