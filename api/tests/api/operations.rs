@@ -169,7 +169,7 @@ async fn a_rate_card_that_breaks_rules_is_refused_with_each_of_them() {
     let good = card(2, "2030-01-01", "2100.00");
     for (body, row, rule) in [
         (good.replace("standard", "gold"), "card", "unknown tier"),
-        (good.replace("\"2100.00\"", "2100.00"), "line 9", "number in quotes"),
+        (good.replace("\"2100.00\"", "2100.00"), "line 10", "number in quotes"),
         (good.replace("tier =", "tier"), "line 1", "="),
         (good.replace("Base fee", "Base\\u0000fee"), "card", "U+0000"),
         (good.replace("version = 2", "version = 1"), "rate card standard version 1", "stored with other content"),
