@@ -150,7 +150,7 @@ impl TotalRow {
     fn key(self) -> Option<TotalKey> {
         Some(TotalKey {
             account: AccountId::parse(&self.account_id).expect("an account with rows is in the directory"),
-            meter: Meter::parse(&self.meter).ok()?,
+            meter: Meter::parse_stored(&self.meter).ok()?,
             window: Timestamp::from(self.window_start).hour(),
             region: self.region,
             category: self.category,
