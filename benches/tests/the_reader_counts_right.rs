@@ -187,6 +187,10 @@ fn what_is_no_text_is_judged_by_the_reader_as_by_the_naive_recount() {
         event(id, "organizations.amazonaws.com", "CloseAccount", ""),
         event(id, "s3.amazonaws.com", "ListBuckets", r#","Records":"none""#),
         format!(r#"{{"detail-type":"GuardDuty Finding","source":"aws.guardduty","detail":{finding}}}"#),
+        format!(
+            r#"{{"detail-type":"AWS API Call via CloudTrail","source":"aws.s3","account":"111122223333","detail":{}}}"#,
+            event(id, "s3.amazonaws.com", "ListBuckets", "")
+        ),
         finding.to_owned(),
         r#"{"digestStartTime":"a","logFiles":["b"]}"#.to_owned(),
         r#""text""#.to_owned(),

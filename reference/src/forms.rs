@@ -51,6 +51,11 @@ impl From<Outcome> for Judged {
     }
 }
 
+/// Whether it is an object with members, each with a key that is text.
+fn has_members(value: &Json) -> bool {
+    matches!(value, Json::Object(members) if !members.is_empty() && members.iter().all(|(key, _)| key.is_some()))
+}
+
 type Opened = Result<(), &'static str>;
 
 /// Judges what an object holds, record by record.
@@ -239,7 +244,7 @@ impl Door<'_> {
         let kind = said(envelope.get("detail-type")).unwrap_or_default();
         let source = said(envelope.get("source")).unwrap_or_default();
         let detail = || match envelope.get("detail") {
-            Some(detail @ Json::Object(members)) if !members.is_empty() => Ok(detail),
+            Some(detail) if has_members(detail) => Ok(detail),
             _ => Err("detail_missing"),
         };
         match kind {
@@ -247,14 +252,16 @@ impl Door<'_> {
             "Security Hub Findings - Imported" | "Security Hub Findings - Custom Action" => {
                 let Some(Json::Array(findings)) = detail()?.get("findings") else { return Err(NOT_RECOGNIZED) };
                 for finding in findings {
-                    let is_one = matches!(finding, Json::Object(members) if !members.is_empty());
-                    let opened = if is_one { self.security_hub(finding) } else { Err(NOT_RECOGNIZED) };
+                    let opened = if has_members(finding) { self.security_hub(finding) } else { Err(NOT_RECOGNIZED) };
                     self.dead(opened);
                 }
                 if findings.is_empty() { self.not_counted("empty_delivery") } else { Ok(()) }
             }
             _ if kind.ends_with(" via CloudTrail") => {
                 let detail = detail()?;
+                if matches!(detail, Json::Object(members) if event::is_undecidable(members)) {
+                    return Err(DEAD_BROKEN);
+                }
                 if event::is_event(detail) {
                     self.cloudtrail(detail, envelope.get("account"))
                 } else {

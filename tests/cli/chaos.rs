@@ -29,7 +29,7 @@ use serde_json::Value;
 
 use crate::aws::{KEY, config, create_stream_and_tables};
 use crate::support::{block_on, clean, now, pid_of};
-use proxy::Deeds;
+use proxy::{Deeds, Way};
 
 const NAME: &str = "chaos";
 /// How long a process may take that nobody kills.
@@ -82,8 +82,10 @@ impl World {
             let database = start_database(folder.path(), None).await;
             let database_port = database.port();
             let mut ports = [port_of(kinesis.endpoint()), port_of(dynamodb.endpoint()), database_port];
-            for (number, port) in (1_u64..).zip(&mut ports) {
-                *port = proxy::start(*port, seed << 8 | number, Arc::clone(&deeds)).await;
+            // Writes to DynamoDB are those whose answers matter.
+            let ways = [Way::Rough, Way::LosesAnswers, Way::Rough];
+            for ((number, port), way) in (1_u64..).zip(&mut ports).zip(ways) {
+                *port = proxy::start(*port, way, seed << 8 | number, Arc::clone(&deeds)).await;
             }
             Self { folder, kinesis, dynamodb, database: Some(database), database_port, ports, deeds }
         })
@@ -250,11 +252,40 @@ struct Met {
     replays_done: u64,
 }
 
-/// Kills processes at random moments and starts them again.
-fn rage(world: &mut World, logs: &str, kills: u64, rng: &mut StdRng) -> Met {
+/// Objects that were not delivered yet, each with where it will be.
+fn not_delivered(staged: &Path, logs: &Path) -> Vec<(PathBuf, PathBuf)> {
+    let mut folders = vec![staged.to_owned()];
+    let mut objects = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if entry.is_dir() {
+                folders.push(entry);
+            } else {
+                objects.push((entry.clone(), logs.join(entry.strip_prefix(staged).unwrap())));
+            }
+        }
+    }
+    objects.sort();
+    objects
+}
+
+fn deliver(objects: impl IntoIterator<Item = (PathBuf, PathBuf)>) {
+    for (from, to) in objects {
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        std::fs::rename(from, to).unwrap();
+    }
+}
+
+/// Kills processes at random moments and starts them again, while objects are delivered.
+fn rage(world: &mut World, logs: &str, staged: &Path, kills: u64, rng: &mut StdRng) -> Met {
     let mut met = Met::default();
+    // There is always something new, so that those who count meet over it, and never everything at once.
+    let mut waiting = not_delivered(staged, Path::new(logs));
+    let at_once = waiting.len().div_ceil(usize::try_from(kills).unwrap());
+    deliver(waiting.split_off(waiting.len().saturating_sub(at_once)));
     let mut cast: Vec<Process> = (0..4).map(|n| world.spawn(&arguments(n, logs), &format!("process-{n}"))).collect();
     while met.kills < kills {
+        deliver(waiting.split_off(waiting.len().saturating_sub(at_once)));
         // The moment has to be any: there is nothing to wait for.
         thread::sleep(Duration::from_millis(rng.random_range(50..900)));
         for (number, process) in cast.iter_mut().enumerate() {
@@ -280,6 +311,7 @@ fn rage(world: &mut World, logs: &str, kills: u64, rng: &mut StdRng) -> Met {
         cast[number].child.wait().unwrap();
         cast[number] = world.spawn(&arguments(number, logs), &format!("process-{number}"));
     }
+    deliver(waiting);
     met
 }
 
@@ -316,14 +348,15 @@ fn nothing_is_lost_or_counted_twice_whatever_is_killed_or_cut() {
     let files = Some((events / 50).max(20));
     let plan = Plan { files, duplicates_percent: 2, late_percent: 3, ..Plan::new(seed, events, 3, from, 744) };
     let answer = write_month(folder.path(), &plan).unwrap();
-    let logs = folder.path().join(LOGS_FOLDER);
+    let (logs, staged) = (folder.path().join("delivered"), folder.path().join(LOGS_FOLDER));
+    std::fs::create_dir(&logs).unwrap();
     let logs = logs.to_str().unwrap();
     let mut rng = StdRng::seed_from_u64(seed);
 
     let mut world = World::start(seed);
     world.prepare(&plan);
     let began = now();
-    let mut met = rage(&mut world, logs, kills, &mut rng);
+    let mut met = rage(&mut world, logs, &staged, kills, &mut rng);
     let raged = began.elapsed();
     let served = world.spawn(&arguments(0, logs), "serving");
     world.deeds.calm();

@@ -39,15 +39,24 @@ enum Fate {
     HalfClosed(usize),
 }
 
+/// What is before a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// All that can happen to connections.
+    Rough,
+    /// The same, and most often answers are lost to what arrived.
+    LosesAnswers,
+}
+
 /// Listens on a port of its own and passes on to `target` on loopback, wherever that is by then. Returns the port.
-pub(crate) async fn start(target: u16, seed: u64, deeds: Arc<Deeds>) -> u16 {
+pub(crate) async fn start(target: u16, way: Way, seed: u64, deeds: Arc<Deeds>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let target = Arc::new(AtomicU16::new(target));
     tokio::spawn(async move {
         let mut rng = StdRng::seed_from_u64(seed);
         while let Ok((client, _)) = listener.accept().await {
-            let fate = if deeds.is_calm.load(Ordering::Relaxed) { Fate::Passes } else { drawn(&mut rng) };
+            let fate = if deeds.is_calm.load(Ordering::Relaxed) { Fate::Passes } else { drawn(way, &mut rng) };
             deeds.connections.fetch_add(1, Ordering::Relaxed);
             let (target, deeds) = (Arc::clone(&target), Arc::clone(&deeds));
             tokio::spawn(async move {
@@ -61,7 +70,10 @@ pub(crate) async fn start(target: u16, seed: u64, deeds: Arc<Deeds>) -> u16 {
     port
 }
 
-fn drawn(rng: &mut StdRng) -> Fate {
+fn drawn(way: Way, rng: &mut StdRng) -> Fate {
+    if way == Way::LosesAnswers && rng.random_range(0..10) < 6 {
+        return Fate::HalfClosed(rng.random_range(0..20_000));
+    }
     match rng.random_range(0..10) {
         0..5 => Fate::Passes,
         5..7 => Fate::Delayed(rng.random_range(1..25)),
