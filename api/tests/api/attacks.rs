@@ -160,6 +160,8 @@ async fn naming_what_is_another_customers_raises_the_isolation_alarm_and_nothing
         get(stage.address, path, &key).await;
         assert_eq!(log.alarms(), [""; 0], "{path}");
     }
+    // A call whose tenant PostgreSQL refuses cannot be recorded either: that is an alarm of its own, a moment later.
+    let isolation = || log.alarms().into_iter().filter(|alarm| alarm != "audit").collect::<Vec<_>>();
     let wrong = stage.serve_as("securebase_app", api::TenantMac::new([1; 32]).unwrap()).await;
     log.alarms();
     get(wrong, "/v1/accounts", &key).await.problem(500, "internal");
@@ -169,13 +171,13 @@ async fn naming_what_is_another_customers_raises_the_isolation_alarm_and_nothing
     let above = stage.serve_as("postgres", stage.mac_key()).await;
     log.alarms();
     get(above, "/v1/invoices", &key).await.problem(500, "internal");
-    assert_eq!(log.alarms(), ["isolation"], "a row of another customer");
+    assert_eq!(isolation(), ["isolation"], "a row of another customer");
 
     // A right that the application does not have (SQLSTATE 42501).
     let revoke = "revoke select on account_ownership from securebase_app";
     sqlx::raw_sql(revoke).execute(&mut stage.superuser().await).await.unwrap();
     get(stage.address, "/v1/accounts", &key).await.problem(500, "internal");
-    assert_eq!(log.alarms(), ["isolation"], "a right that was refused");
+    assert_eq!(isolation(), ["isolation"], "a right that was refused");
     sqlx::raw_sql("grant select on account_ownership to securebase_app")
         .execute(&mut stage.superuser().await)
         .await
@@ -190,7 +192,7 @@ async fn naming_what_is_another_customers_raises_the_isolation_alarm_and_nothing
     .unwrap();
     for path in ["/v1/customers/acme", "/v1/invoices/preview"] {
         get(stage.address, path, &key).await.problem(500, "internal");
-        assert_eq!(log.alarms(), ["isolation"], "no tenant is set: {path}");
+        assert_eq!(isolation(), ["isolation"], "no tenant is set: {path}");
     }
 }
 
