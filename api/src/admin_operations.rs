@@ -394,7 +394,7 @@ pub(crate) async fn list(operator: Operator, parameters: Parameters) -> Result<J
         .fetch_all(&operator.pool)
         .await
         .map_err(TenantError::from)?;
-    let has_more = limit as usize + 1 <= operations.len();
+    let has_more = (limit as usize) < operations.len();
     operations.truncate(limit as usize);
     let next_cursor = operations.last().filter(|_| has_more).map(|last| last.id.to_string());
     Ok(Json(AdminOperationList { operations, next_cursor }))

@@ -455,10 +455,8 @@ async fn an_operation_whose_worker_is_killed_or_cut_off_is_begun_again_and_ends_
     site.ended(&next["id"]).await;
     let stays = site.ended(&accepted["id"]).await;
     assert_eq!(stays, ended);
-    assert_eq!(
-        site.recorded("operation.finished").await.iter().filter(|(_, id, _)| *id == accepted["id"].to_string()).count(),
-        1
-    );
+    let id = accepted["id"].to_string();
+    assert_eq!(site.recorded("operation.finished").await.iter().filter(|(_, subject, _)| *subject == id).count(), 1);
     cut_off.abort();
     last.abort();
 
