@@ -42,6 +42,9 @@ const MIX: [(&str, &str, usize); 5] = [
     ("accounts", "/v1/accounts", 2),
 ];
 
+/// How long everything is asked before anything is measured.
+const WARM_SECONDS: u64 = 5;
+
 #[derive(Debug, Parser)]
 struct Arguments {
     /// The built `securebase`.
@@ -79,6 +82,8 @@ async fn main() -> ExitCode {
     let (server, keys) = Server::start(program, arguments.customers).await;
     let requests = Arc::new(requests(server.address, &keys));
     warm_up(server.address, &keys).await;
+    // Opens the server's connections to PostgreSQL, and plans on each what is asked: what a server does once, when it starts.
+    closed_loop(server.address, &requests, 50, Duration::from_secs(WARM_SECONDS)).await;
 
     let mut failed = false;
     let length = Duration::from_secs(arguments.seconds);
