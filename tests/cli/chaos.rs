@@ -417,7 +417,7 @@ fn nothing_is_lost_or_counted_twice_whatever_is_killed_or_cut() {
          conflicts: {conflicts}, unknown outcomes: {unknown_outcomes}, as they were met; written down by processes: {}\n\
          {} readings of objects with {} slices, {} of them redelivered; {} duplicates dropped\n\
          write units of the commit log per million events: {} with faults, {} without (factor {:.2})\n\
-         write units of receipts, one a reading: {} with faults, {} without\n\
+         write units of receipts, one a reading, in all: {} with faults, {} without\n\
          {}",
         raged.as_secs_f64(),
         deed(&world.deeds.connections),
