@@ -11,6 +11,9 @@ DEBUG := $(TARGET)/debug
 BENCH := $(TARGET)/bench
 BENCH_EVENTS ?= 200000
 
+# One set of optimized artifacts for every target: a selection of packages would build their dependencies with its own features.
+RELEASE := cargo build --release --workspace
+
 # The test runner; cargo's own where nextest is not installed.
 RUN_TESTS = $(shell cargo nextest --version >/dev/null 2>&1 && echo cargo nextest run --workspace || echo cargo test --workspace)
 
@@ -20,7 +23,8 @@ help: ## This list
 
 .PHONY: demo
 demo: ## The whole chain, ending with an invoice and a live API; LOGS=DIR reads your logs, ARGS=--exit leaves after the invoice
-	cargo run --release --bin securebase -- demo $(if $(LOGS),--logs "$(LOGS)") $(ARGS)
+	$(RELEASE) --bin securebase
+	$(TARGET)/release/securebase demo $(if $(LOGS),--logs "$(LOGS)") $(ARGS)
 
 .PHONY: test
 test: build test-oracle test-doc test-replay ## Every test, with real PostgreSQL and embedded servers
@@ -76,28 +80,29 @@ doc: ## The documentation, with warnings denied
 
 .PHONY: bench
 bench: ## Rate, memory and write units on generated logs, checked against the known answer; BENCH_EVENTS=N
-	cargo build --release --bin securebase
-	cargo build --release -p benches --bin generate
+	$(RELEASE) --bin securebase --bin generate
 	rm -rf $(BENCH)
 	$(TARGET)/release/generate --out $(BENCH) --events $(BENCH_EVENTS) --duplicates 2 --late 1
 	$(PYTHON) checks/throughput.py $(TARGET)/release/securebase $(BENCH)
 
 .PHONY: bench-invoices
 bench-invoices: ## The monthly run on a private durable PostgreSQL, for 100 to 10,000 customers; ARGS=--help
-	cargo run --release -p benches --bin invoices -- --discard $(ARGS)
+	$(RELEASE) --bin invoices
+	$(TARGET)/release/invoices --discard $(ARGS)
 
 .PHONY: bench-stream
 bench-stream: ## The stream format beside the others that were considered, on the same events; ARGS=--help
-	cargo run --release -p benches --bin stream_format -- $(ARGS)
+	$(RELEASE) --bin stream_format
+	$(TARGET)/release/stream_format $(ARGS)
 
 .PHONY: load
 load: ## Latency of the API under load, endpoint by endpoint, beside a bare route; ARGS='--seconds 20 --rate 1000 --customers 500'
-	cargo build --release --bin securebase
-	cargo bench -p api --bench load -- --server $(abspath $(TARGET)/release/securebase) $(ARGS)
+	$(RELEASE) --bin securebase
+	cargo bench --workspace --bench load -- --server $(abspath $(TARGET)/release/securebase) $(ARGS)
 
 .PHONY: visible
 visible: ## How long after it was sent usage is visible in the API; ARGS='--samples 100 --flush-ms 1000'
-	cargo build --release --bin securebase
+	$(RELEASE) --bin securebase
 	$(PYTHON) checks/visible.py $(TARGET)/release/securebase $(ARGS)
 
 .PHONY: mapping
@@ -112,7 +117,7 @@ sim: ## The whole chain in one thread, from seeds, with everything that can go w
 
 .PHONY: soak
 soak: ## The same with new seeds and longer histories until the time is over; SECONDS=600 FIRST_SEED=1000000
-	cargo build --release -p benches --bin sim
+	$(RELEASE) --bin sim
 	$(TARGET)/release/sim --seeds 1000000000 --seconds $(or $(SECONDS),600) --first-seed $(or $(FIRST_SEED),1000000) --steps $(or $(STEPS),1500)
 
 .PHONY: landing-zone
@@ -129,7 +134,7 @@ fuzz: ## Every reader under libFuzzer; SECONDS=60 for each, READER=NAME for one.
 .PHONY: chaos
 chaos: ## Real processes on embedded servers, killed at random moments behind a network that cuts; KILLS=300 EVENTS=200000 SEED=1
 	SECUREBASE_CHAOS_KILLS=$(or $(KILLS),300) SECUREBASE_CHAOS_EVENTS=$(or $(EVENTS),200000) SECUREBASE_CHAOS_SEED=$(or $(SEED),1) \
-		cargo test --release -p securebase --test cli -- --nocapture chaos::
+		cargo test --release --workspace --test cli -- --nocapture chaos::
 
 .PHONY: full-disk
 full-disk: build ## A disk that is really full, below a home and below PostgreSQL alone; mounts small file systems, and says so where it may not
