@@ -6,33 +6,52 @@
 use aggregator::directory::CustomerId;
 use chrono::{DateTime, Utc};
 use ingest::{Meter, Timestamp};
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::tenant::Statements;
 
-/// The end of the last complete hour of one meter.
-pub(crate) const OF_METER: &str = "select c.complete_through + interval '1 hour' from completeness c \
-     where c.customer_id = $2 and c.meter = $1 and c.source_class <> 'best effort'";
+/// The end of the last complete hour of the meter `$1` of a customer; by itself, or a part of a statement about its usage.
+pub(crate) fn of_meter_sql(customer: &str) -> String {
+    format!(
+        "select c.complete_through + interval '1 hour' from completeness c \
+         where c.customer_id = {customer} and c.meter = $1 and c.source_class <> 'best effort'"
+    )
+}
 
 /// The end of the last hour that every declared source of the customer is complete through; null while one has none.
-pub(crate) const OF_ALL: &str = "select case when bool_and(c.complete_through is not null) \
-     then min(c.complete_through) + interval '1 hour' end from completeness c \
-     where c.customer_id = $1";
+macro_rules! of_all_sql {
+    ($customer:literal) => {
+        concat!(
+            "select case when bool_and(c.complete_through is not null) ",
+            "then min(c.complete_through) + interval '1 hour' end from completeness c where c.customer_id = ",
+            $customer
+        )
+    };
+}
+pub(crate) use of_all_sql;
 
-/// Of one meter of the customer whose transaction it is.
+/// As it is asked for by itself.
+pub(crate) const OF_ALL: &str = of_all_sql!("$1");
+
+/// As it is written in answers.
+pub(crate) fn written(through: Option<DateTime<Utc>>) -> Option<String> {
+    through.map(|through| Timestamp::from(through).to_string())
+}
+
+/// Of one meter of a customer.
 pub(crate) async fn of_meter(
     connection: &mut PgConnection,
     customer: &CustomerId,
     meter: Meter,
     statements: Statements,
 ) -> Result<Option<String>, sqlx::Error> {
-    let through: Option<Option<DateTime<Utc>>> = sqlx::query_scalar(OF_METER)
+    let through: Option<Option<DateTime<Utc>>> = sqlx::query_scalar(AssertSqlSafe(of_meter_sql("$2")))
         .bind(meter.as_str())
         .bind(customer.as_str())
         .persistent(statements.are_kept())
         .fetch_optional(connection)
         .await?;
-    Ok(through.flatten().map(|through| Timestamp::from(through).to_string()))
+    Ok(written(through.flatten()))
 }
 
 /// Of all meters of the customer whose transaction it is.
@@ -46,5 +65,5 @@ pub(crate) async fn of_all(
         .persistent(statements.are_kept())
         .fetch_one(connection)
         .await?;
-    Ok(through.map(|through| Timestamp::from(through).to_string()))
+    Ok(written(through))
 }

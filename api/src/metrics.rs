@@ -12,7 +12,7 @@ use sqlx::{PgConnection, Row};
 use utoipa::ToSchema;
 
 use crate::caller::{ReadUsage, Tenant};
-use crate::completeness;
+use crate::completeness::{self, of_all_sql};
 use crate::edge::now;
 use crate::parameters::Parameters;
 use crate::problem::Problem;
@@ -22,12 +22,15 @@ use crate::tenant::{Statements, TenantError, TenantTransaction};
 /// Months of a history.
 const MONTHS_MAX: u32 = 12;
 
-/// The totals of the months `[$1, $2]` of the customer `$3`, each as an object of decimal strings: every total the table has, by its name.
-pub(crate) const READ: &str = "select m.month, m.updated_at, \
+/// The totals of the months `[$1, $2]` of the customer `$3`, each as an object of decimal strings: every total the table has, by its name;
+/// and in every row up to when all of the customer is complete.
+pub(crate) const READ: &str = concat!(
+    "select m.month, m.updated_at, \
      (select jsonb_object_agg(e.key, e.value) \
-      from jsonb_each_text(to_jsonb(m) - array['customer_id', 'month', 'updated_at']) as e)::text \
-     from usage_metrics m where m.customer_id = $3 and m.month between $1 and $2 \
-     order by m.month desc";
+      from jsonb_each_text(to_jsonb(m) - array['customer_id', 'month', 'updated_at']) as e)::text, (",
+    of_all_sql!("$3"),
+    ") from usage_metrics m where m.customer_id = $3 and m.month between $1 and $2 order by m.month desc"
+);
 
 /// One month.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -110,19 +113,17 @@ async fn read(
     last: NaiveDate,
 ) -> Result<Vec<MonthMetrics>, Problem> {
     let mut transaction = TenantTransaction::begin(&state.pool, &state.mac_key, &tenant.customer).await?;
-    let rows =
-        rows(&mut transaction, &tenant.customer, first, last, state.statements).await.map_err(TenantError::from)?;
-    let complete_through =
-        completeness::of_all(&mut transaction, &tenant.customer, state.statements).await.map_err(TenantError::from)?;
+    let read = totals(&mut transaction, &tenant.customer, first, last, state.statements).await;
+    let Totals { of_months, complete_through } = read.map_err(TenantError::from)?;
     transaction.end().await?;
     let mut months = Vec::new();
     let mut month = last;
     while month >= first {
-        let row = rows.iter().find(|row| row.0 == month);
+        let found = of_months.iter().find(|found| found.month == month);
         months.push(MonthMetrics {
             month: month.format("%Y-%m").to_string(),
-            metrics: row.map(|row| row.2.clone()),
-            updated_at: row.map(|row| Timestamp::from(row.1).to_string()),
+            metrics: found.map(|found| found.metrics.clone()),
+            updated_at: found.map(|found| Timestamp::from(found.updated_at).to_string()),
             complete_through: complete_through.clone(),
         });
         month = month.checked_sub_months(Months::new(1)).expect("months of this range");
@@ -130,24 +131,52 @@ async fn read(
     Ok(months)
 }
 
-/// Month, time of the last change, totals.
-pub(crate) async fn rows(
+/// The totals of a range of months.
+#[derive(Debug)]
+pub(crate) struct Totals {
+    /// Those there are, newest first.
+    pub(crate) of_months: Vec<MonthTotals>,
+    /// As [`MonthMetrics::complete_through`].
+    pub(crate) complete_through: Option<String>,
+}
+
+/// The totals of a month, as they are stored.
+#[derive(Debug)]
+pub(crate) struct MonthTotals {
+    /// Its first day.
+    pub(crate) month: NaiveDate,
+    /// When they last changed.
+    pub(crate) updated_at: DateTime<Utc>,
+    /// As [`MonthMetrics::metrics`].
+    pub(crate) metrics: Value,
+}
+
+/// Reads the totals of the months from `first` to `last` of the customer whose transaction it is.
+pub(crate) async fn totals(
     connection: &mut PgConnection,
     customer: &CustomerId,
     first: NaiveDate,
     last: NaiveDate,
     statements: Statements,
-) -> Result<Vec<(NaiveDate, DateTime<Utc>, Value)>, sqlx::Error> {
-    sqlx::query(READ)
+) -> Result<Totals, sqlx::Error> {
+    let mut complete_through = None;
+    let of_months = sqlx::query(READ)
         .bind(first)
         .bind(last)
         .bind(customer.as_str())
         .persistent(statements.are_kept())
         .try_map(|row: PgRow| {
-            let totals: String = row.try_get(2)?;
-            let totals = serde_json::from_str(&totals).map_err(|error| sqlx::Error::Decode(error.into()))?;
-            Ok((row.try_get(0)?, row.try_get(1)?, totals))
+            complete_through = row.try_get(3)?;
+            let metrics: String = row.try_get(2)?;
+            let metrics = serde_json::from_str(&metrics).map_err(|error| sqlx::Error::Decode(error.into()))?;
+            Ok(MonthTotals { month: row.try_get(0)?, updated_at: row.try_get(1)?, metrics })
         })
-        .fetch_all(connection)
-        .await
+        .fetch_all(&mut *connection)
+        .await?;
+    let complete_through = match of_months.is_empty() {
+        // No row said it.
+        true => completeness::of_all(connection, customer, statements).await?,
+        false => completeness::written(complete_through),
+    };
+    Ok(Totals { of_months, complete_through })
 }

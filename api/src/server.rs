@@ -25,12 +25,12 @@ use crate::isolation::{Foreign, report_foreign};
 use crate::parameters::Parameters;
 use crate::problem::Problem;
 use crate::state::ApiState;
-use crate::tenant::{TenantError, TenantTransaction};
+use crate::tenant::TenantTransaction;
 use crate::usage::UsageAnswer;
 use crate::{
     admin, admin_dead_letters, admin_directory, admin_operations, admin_rate_cards, admin_records, admin_sources,
-    api_keys, audit, completeness, customer, docs_page, invoice_documents, invoice_preview, invoices, metrics, openapi,
-    readiness, samples, sessions, usage, usage_stream,
+    api_keys, audit, customer, docs_page, invoice_documents, invoice_preview, invoices, metrics, openapi, readiness,
+    samples, sessions, usage, usage_stream,
 };
 
 /// After the signal to stop: how long running requests may take to end.
@@ -179,11 +179,7 @@ pub(crate) async fn read_usage(
     let query = usage::wire::read(&parameters, now())?;
     let mut transaction = TenantTransaction::begin(&state.pool, &state.mac_key, &tenant.customer).await?;
     let scope = usage::UsageScope::Customer(tenant.customer.clone());
-    let mut answer = usage::usage(&mut transaction, &query, &scope, state.statements).await?;
-    answer.complete_through =
-        completeness::of_meter(&mut transaction, &tenant.customer, query.meter(), state.statements)
-            .await
-            .map_err(TenantError::from)?;
+    let answer = usage::usage(&mut transaction, &query, &scope, state.statements).await?;
     transaction.end().await?;
     Ok(Json(answer))
 }

@@ -107,7 +107,8 @@ impl ApiState {
             None => verified,
         };
         let hashing = HashingPool::new(hashing_threads);
-        let authenticator = Authenticator::new(pool.clone(), hashing, verified, Sessions::new(signing_keys));
+        let authenticator =
+            Authenticator::new(pool.clone(), statements, hashing, verified, Sessions::new(signing_keys));
         let recorder = AuditRecorder::start(pool.clone(), operator_pool.clone(), mac_key.clone(), now);
         let watchers = Watchers::new(pool.clone(), mac_key.clone(), statements);
         Self {

@@ -44,14 +44,16 @@ async fn every_statement_prepares_as_the_role_that_runs_it() {
         customer::FIND,
         crate::metrics::READ,
         crate::completeness::OF_ALL,
-        crate::completeness::OF_METER,
         crate::invoice_documents::EVIDENCE,
         crate::auth::stored_key::LOOK_UP,
     ];
     let acme = CustomerId::parse("acme").unwrap();
     let set_tenant = tenant::set_tenant(&acme, &[0xab; 32]);
     assert_eq!(set_tenant, format!("select set_tenant('acme', '\\x{}')", "ab".repeat(32)));
-    app.prepare(AssertSqlSafe(set_tenant).into_sql_str()).await.unwrap();
+    let of_meter = crate::completeness::of_meter_sql("$2");
+    for sql in [set_tenant, of_meter] {
+        app.prepare(AssertSqlSafe(sql).into_sql_str()).await.unwrap();
+    }
     for sql in of_app.iter().chain(&of_both) {
         app.prepare((*sql).into_sql_str()).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
     }

@@ -130,6 +130,9 @@ impl TenantError {
 pub struct TenantTransaction {
     /// `None` once it has ended.
     connection: Option<PoolConnection<Postgres>>,
+    writes: bool,
+    /// What ends it behind whoever drops it.
+    dropped: &'static str,
 }
 
 impl TenantTransaction {
@@ -152,7 +155,8 @@ impl TenantTransaction {
         let sql = AssertSqlSafe(format!("{begin}; {}", set_tenant(customer, &key.sign(customer))));
         let begin = async {
             // Named as begun before it is: if the statement fails halfway, the drop rolls back.
-            let mut transaction = Self { connection: Some(pool.acquire().await?) };
+            let writes = begin == BEGIN_WRITING;
+            let mut transaction = Self { connection: Some(pool.acquire().await?), writes, dropped: ROLLBACK };
             transaction.execute(sqlx::raw_sql(sql)).await?;
             Ok(transaction)
         };
@@ -162,9 +166,15 @@ impl TenantTransaction {
     }
 
     /// Commits the transaction. Dropped instead, it is rolled back before anyone else gets the connection.
+    ///
+    /// One that only reads has told all it will: whoever ends it does not wait.
     pub async fn end(mut self) -> Result<(), TenantError> {
-        self.execute(COMMIT).await?;
-        self.connection = None;
+        if self.writes {
+            self.execute(COMMIT).await?;
+            self.connection = None;
+        } else {
+            self.dropped = COMMIT;
+        }
         Ok(())
     }
 }
@@ -172,11 +182,12 @@ impl TenantTransaction {
 impl Drop for TenantTransaction {
     fn drop(&mut self) {
         let Some(mut connection) = self.connection.take() else { return };
+        let end = self.dropped;
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => {
                 runtime.spawn(async move {
-                    // An answer that nobody waited for is read first. What cannot be rolled back is closed.
-                    if connection.execute(ROLLBACK).await.is_err() {
+                    // An answer that nobody waited for is read first. What cannot be ended is closed.
+                    if connection.execute(end).await.is_err() {
                         connection.close_on_drop();
                     }
                 });

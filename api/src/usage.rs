@@ -15,6 +15,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row};
 use thiserror::Error;
 use utoipa::ToSchema;
 
+use crate::completeness;
 use crate::tenant::Statements;
 
 /// One key that usage is grouped by.
@@ -227,11 +228,6 @@ impl UsageQuery {
         (first < end && !self.grouping.keys().contains(&GroupKey::Hour)).then_some((first, end))
     }
 
-    /// The meter that is asked about.
-    pub(crate) fn meter(&self) -> Meter {
-        self.meter
-    }
-
     /// The same question, answered with at most so many rows, after the place where an earlier answer ended.
     pub(crate) fn page(self, rows_max: u32, after: Option<UsageCursor>) -> Self {
         Self { rows_max: Some(rows_max), after, ..self }
@@ -333,7 +329,8 @@ pub(crate) const IS_DEFINED: &str = "select exists (select from sample_meters wh
 /// The statement that answers a query: fixed fragments only, every value is a parameter.
 ///
 /// $1 meter, $2 from, $3 to, $4 row limit (null: none), then the first and the end of the whole days if hours stand beside
-/// them, then the customer if the scope names one, then the cursor's keys.
+/// them, then the customer if the scope names one, then the cursor's keys. The columns are the keys, the sum, and for one
+/// customer the end of the last complete hour, the same in every row.
 pub(crate) fn statement(grouping: &Grouping, scope: &UsageScope, hours: Hours, is_continued: bool) -> String {
     let keys: Vec<&str> = grouping.keys().iter().map(|key| key.expression()).collect();
     let mut parameters = if hours == Hours::DailyWithin { 6 } else { 4 };
@@ -342,15 +339,18 @@ pub(crate) fn statement(grouping: &Grouping, scope: &UsageScope, hours: Hours, i
         format!("${parameters}")
     };
     let mut of = String::from("u.meter = $1");
+    let mut complete_through = String::new();
     if let UsageScope::Customer(_) = scope {
-        of.push_str(&format!(" and u.customer_id = {}", parameter()));
+        let customer = parameter();
+        of.push_str(&format!(" and u.customer_id = {customer}"));
+        complete_through = format!(", ({})", completeness::of_meter_sql(&customer));
     }
     let mut sql = String::from("select ");
     for key in &keys {
         sql.push_str(key);
         sql.push_str(", ");
     }
-    sql.push_str("coalesce(sum(u.total), 0)::text from ");
+    sql.push_str(&format!("coalesce(sum(u.total), 0)::text{complete_through} from "));
     let hourly = |from, to| format!("usage_rows u where {of} and u.window_start >= {from} and u.window_start < {to}");
     let daily = |from, to| {
         format!("usage_days u where {of} and u.window_start >= {from} and u.window_start < {to} and u.hourly_rows > 0")
@@ -424,14 +424,26 @@ pub async fn usage(
         }
     }
 
+    let mut complete_through = None;
     let read = |row: PgRow| -> Result<UsageRow, sqlx::Error> {
+        let quantity_at = query.grouping.keys().len();
+        if let UsageScope::Customer(_) = scope {
+            complete_through = row.try_get(quantity_at + 1)?;
+        }
         let keys = query.grouping.keys().iter().enumerate();
         let keys =
             keys.map(|(column, key)| Ok((*key, key.decode(&row, column)?))).collect::<Result<_, sqlx::Error>>()?;
-        Ok(UsageRow { keys, quantity: row.try_get(query.grouping.keys().len())? })
+        Ok(UsageRow { keys, quantity: row.try_get(quantity_at)? })
     };
-    let rows = prepared.try_map(read).fetch_all(connection).await?;
-    Ok(paged(query, rows))
+    let rows = prepared.try_map(read).fetch_all(&mut *connection).await?;
+    let complete_through = match scope {
+        // No row said it.
+        UsageScope::Customer(customer) if rows.is_empty() => {
+            completeness::of_meter(connection, customer, query.meter, statements).await?
+        }
+        _ => completeness::written(complete_through),
+    };
+    Ok(UsageAnswer { complete_through, ..paged(query, rows) })
 }
 
 /// Cuts the rows to the page and says where the next one begins.
@@ -540,7 +552,8 @@ mod tests {
         assert_eq!(
             statement(&grouping, &acme, Hours::Hourly, true),
             "select u.account_id collate \"C\", date_trunc('day', u.window_start, 'UTC'), \
-             coalesce(sum(u.total), 0)::text from usage_rows u \
+             coalesce(sum(u.total), 0)::text, (select c.complete_through + interval '1 hour' from completeness c \
+             where c.customer_id = $5 and c.meter = $1 and c.source_class <> 'best effort') from usage_rows u \
              where u.meter = $1 and u.customer_id = $5 and u.window_start >= $2 and u.window_start < $3 \
              and (u.account_id collate \"C\", date_trunc('day', u.window_start, 'UTC')) > ($6, $7) \
              group by u.account_id collate \"C\", date_trunc('day', u.window_start, 'UTC') \
@@ -550,7 +563,9 @@ mod tests {
         assert_eq!(
             statement(&Grouping::default(), &acme, Hours::DailyWithin, false),
             format!(
-                "select coalesce(sum(u.total), 0)::text from (\
+                "select coalesce(sum(u.total), 0)::text, \
+                 (select c.complete_through + interval '1 hour' from completeness c \
+                 where c.customer_id = $7 and c.meter = $1 and c.source_class <> 'best effort') from (\
                  {columns} from usage_days u where u.meter = $1 and u.customer_id = $7 \
                  and u.window_start >= $5 and u.window_start < $6 and u.hourly_rows > 0 union all \
                  {columns} from usage_rows u where u.meter = $1 and u.customer_id = $7 \

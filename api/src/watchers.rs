@@ -11,7 +11,6 @@ use serde_json::Value;
 use sqlx::PgPool;
 use tokio::sync::watch;
 
-use crate::completeness;
 use crate::edge::now;
 use crate::metrics;
 use crate::tenant::{Statements, TenantError, TenantMac, TenantTransaction};
@@ -95,13 +94,13 @@ impl Watchers {
         let checked_at = now();
         let month = DateTime::<Utc>::from(checked_at).date_naive().with_day(1).expect("every month has a first day");
         let mut transaction = TenantTransaction::begin(&self.pool, &self.mac_key, customer).await?;
-        let rows = metrics::rows(&mut transaction, customer, month, month, self.statements).await?;
-        let complete_through = completeness::of_all(&mut transaction, customer, self.statements).await?;
+        let read = metrics::totals(&mut transaction, customer, month, month, self.statements).await?;
+        let metrics::Totals { of_months, complete_through } = read;
         transaction.end().await?;
-        let (version, metrics) = rows
+        let (version, metrics) = of_months
             .into_iter()
             .next()
-            .map_or((0, Value::Null), |(_, updated_at, totals)| (Timestamp::from(updated_at).micros(), totals));
+            .map_or((0, Value::Null), |found| (Timestamp::from(found.updated_at).micros(), found.metrics));
         Ok(Seen { version, month: month.format("%Y-%m").to_string(), metrics, complete_through, checked_at })
     }
 }

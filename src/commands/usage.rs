@@ -6,18 +6,13 @@ use aggregator::directory::CustomerId;
 use aggregator::meters::MeterBook;
 use anyhow::Context;
 use api::{Grouping, Statements, UsageQuery, UsageScope, usage};
-use ingest::{Meter, Timestamp};
-use sqlx::types::chrono::{DateTime, Utc};
+use ingest::Meter;
 
 use crate::cli::{self, Global};
 use crate::platform::{Platform, Work};
 use crate::print;
 use crate::stores::Role;
 
-// The end of the last complete hour, as the API says it.
-const COMPLETE_THROUGH: &str = "
-    select complete_through + interval '1 hour' from completeness
-    where customer_id = $1 and meter = $2 and complete_through is not null";
 const IS_CUSTOMER: &str = "select exists (select from customers where customer_id = $1)";
 
 pub(super) async fn run(global: &Global, arguments: cli::Usage) -> anyhow::Result<ExitCode> {
@@ -45,16 +40,7 @@ pub(super) async fn run(global: &Global, arguments: cli::Usage) -> anyhow::Resul
                 sqlx::query_scalar(IS_CUSTOMER).bind(customer.as_str()).fetch_one(&mut *connection).await?;
             anyhow::ensure!(is_known, "there is no customer {customer}: add it with securebase customers add");
         }
-        let mut answer = usage(&mut connection, &query, &scope, Statements::Unnamed).await?;
-        if let UsageScope::Customer(customer) = &scope {
-            let through: Option<DateTime<Utc>> = sqlx::query_scalar(COMPLETE_THROUGH)
-                .bind(customer.as_str())
-                .bind(meter.as_str())
-                .fetch_optional(&mut *connection)
-                .await?;
-            answer.complete_through = through.map(|instant| Timestamp::from(instant).to_string());
-        }
-        Ok(answer)
+        Ok(usage(&mut connection, &query, &scope, Statements::Unnamed).await?)
     })
     .await?;
     if global.json {

@@ -18,6 +18,7 @@ use super::session::{NewSession, Session, Sessions};
 use super::stored_key::LookUpError;
 use super::token::{KeyId, KeyToken};
 use super::verified::{CacheCounts, EntryName, Verified};
+use crate::tenant::Statements;
 
 /// Longer headers are refused before they are read.
 const CREDENTIALS_BYTES_MAX: usize = 2_048;
@@ -81,9 +82,15 @@ pub struct Authenticator {
 
 impl Authenticator {
     /// The pool's connections are `securebase_app`'s. Looks keys up as a task of this runtime.
-    pub fn new(pool: PgPool, hashing: HashingPool, verified: Verified, sessions: Sessions) -> Self {
+    pub fn new(
+        pool: PgPool,
+        statements: Statements,
+        hashing: HashingPool,
+        verified: Verified,
+        sessions: Sessions,
+    ) -> Self {
         Self {
-            keys: KeyLookUps::start(pool),
+            keys: KeyLookUps::start(pool, statements),
             hashing,
             attempts: Attempts::new(),
             verified,

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::stored_key::{LookUpError, StoredKey};
 use super::token::KeyId;
-use crate::tenant::{DATABASE_WAIT_MS_MAX, TenantError};
+use crate::tenant::{DATABASE_WAIT_MS_MAX, Statements, TenantError};
 
 /// Keys in one statement.
 const KEYS_MAX: usize = 256;
@@ -33,9 +33,9 @@ pub(crate) struct KeyLookUps {
 
 impl KeyLookUps {
     /// Begins to look up, as a task of this runtime that ends when the last of these is dropped.
-    pub(crate) fn start(pool: PgPool) -> Self {
+    pub(crate) fn start(pool: PgPool, statements: Statements) -> Self {
         let (asking, asked) = mpsc::channel(ASKING_MAX);
-        tokio::spawn(look_up(pool, asked));
+        tokio::spawn(look_up(pool, statements, asked));
         Self { asking }
     }
 
@@ -49,16 +49,29 @@ impl KeyLookUps {
     }
 }
 
-async fn look_up(pool: PgPool, mut asked: mpsc::Receiver<Asked>) {
+async fn look_up(pool: PgPool, statements: Statements, mut asked: mpsc::Receiver<Asked>) {
     let mut together = Vec::new();
+    let mut kept = None;
     while asked.recv_many(&mut together, KEYS_MAX).await > 0 {
         let key_ids: BTreeSet<&KeyId> = together.iter().map(|asked| &asked.key_id).collect();
         let wait = Duration::from_millis(DATABASE_WAIT_MS_MAX);
-        let found = match tokio::time::timeout(wait, StoredKey::look_up_all(&pool, key_ids)).await {
-            Ok(found) => found,
-            Err(_) => Err(TenantError::TimedOut),
+        let looked_up = async {
+            let mut connection = match kept.take() {
+                Some(connection) => connection,
+                None => pool.acquire().await?,
+            };
+            let found = StoredKey::look_up_all(&mut connection, key_ids, statements).await?;
+            Ok::<_, TenantError>((found, connection))
         };
-        let found = found.map_err(LookUpError::from);
+        let found = match tokio::time::timeout(wait, looked_up).await {
+            Ok(Ok((found, connection))) => {
+                // Who asked meanwhile is next: the connection stays, and nobody waits for another.
+                kept = Some(connection).filter(|_| !asked.is_empty());
+                Ok(found)
+            }
+            Ok(Err(error)) => Err(LookUpError::from(error)),
+            Err(_) => Err(TenantError::TimedOut.into()),
+        };
         for Asked { key_id, answer } in together.drain(..) {
             let of_key = match &found {
                 Ok(found) => found.get(key_id.as_str()).cloned().transpose(),

@@ -6,20 +6,17 @@ use std::sync::Arc;
 use aggregator::directory::CustomerId;
 use ingest::Timestamp;
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, Decode, PgPool, Postgres, Row, Type};
+use sqlx::{AssertSqlSafe, Decode, PgConnection, PgPool, Postgres, Row, Type};
 use thiserror::Error;
 
 use super::scope::Scopes;
 use super::token::KeyId;
-use crate::tenant::TenantError;
+use crate::tenant::{Statements, TenantError};
 
-/// The keys of some ids, by the one function that may find them. `{key_ids}` are 16 letters and digits each, by their
-/// type.
-///
-/// As one simple query: one round trip, and whole for a pooler that changes connections between statements.
+/// The keys of the ids `$1`, by the one function that may find them.
 pub(crate) const LOOK_UP: &str = "select i.key_id, k.customer_id, array_to_string(k.scopes, ' '), k.secret_hash, \
      k.generation, (extract(epoch from k.expires_at) * 1000000)::bigint, k.revoked_at is not null \
-     from unnest('{key_ids}'::text[]) as i (key_id), look_up_api_key(i.key_id) as k";
+     from unnest($1::text[]) as i (key_id), look_up_api_key(i.key_id) as k";
 
 /// A key as it is stored.
 #[derive(Clone, Debug)]
@@ -56,18 +53,27 @@ pub(crate) type Found = HashMap<String, Result<StoredKey, LookUpError>>;
 impl StoredKey {
     /// The key of this id, if there is one.
     pub(crate) async fn look_up(pool: &PgPool, key_id: &KeyId) -> Result<Option<Self>, LookUpError> {
-        let mut found = Self::look_up_all(pool, [key_id]).await?;
+        let mut connection = pool.acquire().await.map_err(TenantError::from)?;
+        let mut found = Self::look_up_all(&mut connection, [key_id], Statements::Unnamed).await?;
         found.remove(key_id.as_str()).transpose()
     }
 
     /// The keys of these ids, as they stand at one moment.
     pub(crate) async fn look_up_all(
-        pool: &PgPool,
+        connection: &mut PgConnection,
         key_ids: impl IntoIterator<Item = &KeyId>,
+        statements: Statements,
     ) -> Result<Found, TenantError> {
         let listed: Vec<&str> = key_ids.into_iter().map(KeyId::as_str).collect();
-        let sql = LOOK_UP.replace("{key_ids}", &format!("{{{}}}", listed.join(",")));
-        let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(pool).await?;
+        let rows = match statements {
+            Statements::Prepared => sqlx::query(LOOK_UP).bind(listed).fetch_all(connection).await?,
+            // As one simple query: one round trip, and whole for a pooler that changes connections between statements. An
+            // id is 16 letters and digits by its type, and needs no quoting.
+            Statements::Unnamed => {
+                let sql = LOOK_UP.replace("$1", &format!("'{{{}}}'", listed.join(",")));
+                sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection).await?
+            }
+        };
         rows.iter()
             .map(|row| Ok((row.try_get(0)?, Self::read(row))))
             .collect::<Result<_, sqlx::Error>>()

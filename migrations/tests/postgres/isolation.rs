@@ -305,7 +305,7 @@ async fn what_runs_with_more_rights_than_its_caller_is_listed_here() {
              order by 1"
         )
     };
-    let of_app = ["current_tenant", "look_up_api_key", "record_audit_call", "record_audit_event"];
+    let of_app = ["append_audit_calls", "current_tenant", "look_up_api_key", "record_audit_call", "record_audit_event"];
     assert_eq!(
         texts(&mut superuser, &callable("securebase_app")).await.unwrap(),
         of_app,
