@@ -11,6 +11,7 @@ use std::future::Future;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::{AttributeValue, ScalarAttributeType};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use ingest::aws::AwsError;
 use ingest::dynamodb::{self, Item, ItemError};
 use ingest::{RunId, SliceId};
@@ -24,6 +25,8 @@ use crate::partition::Partition;
 const ITEM_BYTES_MAX: usize = 300_000;
 /// Bytes of a slice in an item without its partitions, at most: nine members, numbers of up to 20 digits.
 const SLICE_BYTES_MAX: usize = 110;
+/// Runs looked up at once.
+const LOOK_UPS_AT_ONCE: usize = 16;
 
 /// One slice is dealt with. Said again after a redelivery it says the same, except for what that cost.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,11 +63,21 @@ pub trait AcknowledgementStore: Sync {
         batch: CommitId,
         acknowledgements: &[Acknowledgement],
     ) -> impl Future<Output = Result<(), AwsError>> + Send;
+
+    /// What is acknowledged of each of these runs, in their order.
+    fn of_runs(
+        &self,
+        runs: &[RunId],
+    ) -> impl Future<Output = Result<Vec<RunAcknowledged>, AcknowledgementError>> + Send;
 }
 
 impl AcknowledgementStore for Acknowledgements {
     async fn acknowledge(&self, batch: CommitId, acknowledgements: &[Acknowledgement]) -> Result<(), AwsError> {
         self.put(batch, acknowledgements).await.map(drop)
+    }
+
+    async fn of_runs(&self, runs: &[RunId]) -> Result<Vec<RunAcknowledged>, AcknowledgementError> {
+        stream::iter(runs.to_vec()).map(|run| self.of_run(run)).buffered(LOOK_UPS_AT_ONCE).try_collect().await
     }
 }
 
@@ -152,6 +165,14 @@ struct Part {
     said: Acknowledgement,
     /// How many parts, in as many items of the batch, say all.
     parts: u32,
+}
+
+impl RunAcknowledged {
+    /// Whether this was said of the slice before: of a redelivery that found everything known.
+    pub fn says(&self, said: &Acknowledgement) -> bool {
+        let before = self.slices.get(&said.slice.number);
+        before.is_some_and(|before| (before.tally, before.parked) == (said.tally, said.parked))
+    }
 }
 
 impl Acknowledgement {

@@ -1,16 +1,18 @@
 //! One batch of slices, from the stream to acknowledged: every partition on its own, the shard never held up by one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::{StreamExt, stream};
 use ingest::dead_letter::{DeadLetter, DeadLetters};
-use ingest::{Bucket, Reason, Slice, Timestamp, Window, stream_format};
+use ingest::{Bucket, Reason, RunId, Slice, SliceId, Timestamp, Window, stream_format};
 
 use ingest::aws::AwsError;
 
-use crate::acknowledgement::{Acknowledgement, AcknowledgementStore, Acknowledgements};
+use crate::acknowledgement::{
+    Acknowledgement, AcknowledgementError, AcknowledgementStore, Acknowledgements, RunAcknowledged,
+};
 use crate::commit::{CommitError, Committed, Gain, Limits, Loaded, PartlyCommitted, commit};
 use crate::commit_log::CommitLog;
 use crate::entry::CommitId;
@@ -99,6 +101,9 @@ pub enum BatchFailure {
     /// Dead letters or acknowledgements could not be written.
     #[error(transparent)]
     Store(#[from] AwsError),
+    /// What was acknowledged before could not be read.
+    #[error(transparent)]
+    Acknowledgements(#[from] AcknowledgementError),
 }
 
 impl BatchFailure {
@@ -106,7 +111,8 @@ impl BatchFailure {
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Commit(error) => error.is_passing(),
-            Self::Store(error) => error.kind.is_passing(),
+            Self::Store(error) | Self::Acknowledgements(AcknowledgementError::Store(error)) => error.kind.is_passing(),
+            Self::Acknowledgements(AcknowledgementError::Item(_)) => false,
         }
     }
 }
@@ -149,6 +155,8 @@ impl<L: CommitLog, A: AcknowledgementStore, D: DeadLetterStore> Aggregator<L, A,
         let mut outcome = BatchOutcome::default();
         let mut acknowledged = Vec::new();
         let mut slices_done = Vec::new();
+        // Slices that nothing was written for: copies of what is counted, or delivered before.
+        let mut all_known = BTreeSet::new();
         for (place, slices, result) in done {
             let (mut committed, error) = match result {
                 Ok(committed) => (committed, None),
@@ -165,6 +173,9 @@ impl<L: CommitLog, A: AcknowledgementStore, D: DeadLetterStore> Aggregator<L, A,
             let units = committed.units.0 + self.unacknowledged_units.remove(&place).unwrap_or_default();
             match failure {
                 None => {
+                    if units == 0 {
+                        all_known.extend(slices.iter().map(|slice| slice.id));
+                    }
                     acknowledged.extend(acknowledge(&slices, &committed, units));
                     slices_done.extend(slices);
                 }
@@ -174,14 +185,30 @@ impl<L: CommitLog, A: AcknowledgementStore, D: DeadLetterStore> Aggregator<L, A,
                 }
             }
         }
-        if let Err(error) = self.acknowledgements.acknowledge((self.random_id)(), &acknowledged).await {
+        if let Err(failure) = self.say(&acknowledged, &all_known).await {
             // Counted but not acknowledged: the next try finds everything known and says so.
             for (slice, said) in slices_done.iter().zip(&acknowledged) {
                 self.owe((slice.bucket, slice.window()), said.units);
             }
-            outcome.fail(slices_done, error.into());
+            outcome.fail(slices_done, failure);
         }
         outcome
+    }
+
+    /// Acknowledges slices, unless the same was said of them before: a redelivery costs a read a run, and no write. Only
+    /// those in `maybe_said` are looked up.
+    async fn say(&self, acknowledged: &[Acknowledgement], maybe_said: &BTreeSet<SliceId>) -> Result<(), BatchFailure> {
+        let runs: Vec<RunId> = maybe_said.iter().map(|slice| slice.run).collect::<BTreeSet<_>>().into_iter().collect();
+        let found = self.acknowledgements.of_runs(&runs).await?;
+        let found: BTreeMap<RunId, RunAcknowledged> = runs.into_iter().zip(found).collect();
+        let is_said = |said: &Acknowledgement| {
+            maybe_said.contains(&said.slice) && found.get(&said.slice.run).is_some_and(|run| run.says(said))
+        };
+        let unsaid: Vec<Acknowledgement> = acknowledged.iter().filter(|said| !is_said(said)).cloned().collect();
+        if !unsaid.is_empty() {
+            self.acknowledgements.acknowledge((self.random_id)(), &unsaid).await?;
+        }
+        Ok(())
     }
 
     fn owe(&mut self, place: (Bucket, Window), units: u64) {

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use aggregator::aggregator::Aggregator;
+use aggregator::commit::Limits;
 use aggregator::memory_log::{Fault, MemoryLog};
 use aggregator::records::{DeliveredRecord, Shard};
 use ingest::dead_letter::DeadLetters;
-use ingest::{Reason, stream_format};
+use ingest::{Reason, Slice, stream_format};
 
 use crate::stage::now;
 use crate::tables::{Event, HOUR, Tables, commit_id, slices};
@@ -54,6 +55,38 @@ async fn the_first_record_that_is_not_counted_is_named_and_its_neighbours_are_do
         let tally = tables.acknowledged(run).await.slices[&0].tally;
         assert_eq!((tally.counted, tally.duplicates), (1, 0), "run {run}");
     }
+    tables.server.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_is_delivered_again_is_said_once_whoever_counts_it() {
+    let tables = Tables::set().await;
+    let event = |hour, identity| Event { account: 1, hour: HOUR + hour, region: 0, identity };
+    let first = slices(1, &[event(0, 1), event(1, 1), event(1, 2)]);
+    let copy = slices(2, &[event(0, 1), event(1, 2)]);
+    // Whoever is killed remembers nothing, so each delivery has an aggregator of its own.
+    let delivered = async |batch: &[Slice]| {
+        let before = tables.acknowledgement_items().await;
+        let outcome = tables.aggregator(1 << 20, Limits::default()).run(batch.to_vec(), now()).await;
+        assert!(outcome.failure.is_none(), "{outcome:?}");
+        // A marker, and an item for each run.
+        tables.acknowledgement_items().await - before
+    };
+    assert_eq!(delivered(&first).await, 2);
+    assert_eq!(delivered(&copy).await, 2, "of a copy nothing was said before");
+    let said = [tables.acknowledged(1).await, tables.acknowledged(2).await];
+    let all = [first.clone(), copy.clone()].concat();
+    for batch in [&first, &copy, &all] {
+        assert_eq!(delivered(batch).await, 0);
+    }
+    assert_eq!([tables.acknowledged(1).await, tables.acknowledged(2).await], said);
+
+    // Beside what is new, and beside what was never acknowledged, what was said is not said again.
+    let third = slices(3, &[event(0, 1), event(2, 1)]);
+    assert_eq!(delivered(&third[..1]).await, 2);
+    assert_eq!(delivered(&[all, third.clone()].concat()).await, 2);
+    let tallies: Vec<_> = tables.acknowledged(3).await.slices.into_values().map(|said| said.tally.counted).collect();
+    assert_eq!(tallies, [0, 1]);
     tables.server.shutdown().await;
 }
 

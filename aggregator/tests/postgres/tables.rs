@@ -12,6 +12,7 @@ use aggregator::commit_log::CommitLog as _;
 use aggregator::dynamodb_log::DynamoDbLog;
 use aggregator::entry::CommitId;
 use aggregator::known::Known;
+use aws_sdk_dynamodb::types::Select;
 use embedded::DynamoDb;
 use ingest::dead_letter::DeadLetters;
 use ingest::manifest::Manifests;
@@ -67,6 +68,12 @@ impl Tables {
 
     pub(crate) async fn acknowledged(&self, run: u8) -> RunAcknowledged {
         self.acknowledgements.of_run(RunId::from_bytes([run; 16])).await.unwrap()
+    }
+
+    /// How many items the table of acknowledgements has, markers among them.
+    pub(crate) async fn acknowledgement_items(&self) -> i32 {
+        let scan = self.client().scan().table_name("acknowledgements").consistent_read(true);
+        scan.select(Select::Count).send().await.unwrap().count
     }
 
     /// What the logs say that acknowledgements name, by meter, account and hour.

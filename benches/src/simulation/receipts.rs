@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use aggregator::acknowledgement::{Acknowledgement, AcknowledgementStore};
+use aggregator::acknowledgement::{Acknowledgement, AcknowledgementError, AcknowledgementStore, RunAcknowledged};
 use aggregator::aggregator::DeadLetterStore;
 use aggregator::entry::CommitId;
+use ingest::RunId;
 use ingest::aws::{AwsError, AwsErrorKind};
 use ingest::dead_letter::DeadLetter;
 use ingest::manifest::Manifest;
@@ -46,6 +47,21 @@ impl AcknowledgementStore for Acknowledgements {
         step().await;
         Ok(())
     }
+
+    async fn of_runs(&self, runs: &[RunId]) -> Result<Vec<RunAcknowledged>, AcknowledgementError> {
+        if runs.is_empty() {
+            return Ok(Vec::new());
+        }
+        step().await;
+        let mut state = self.0.lock();
+        if state.strikes(Fault::Throttled, 4) {
+            return Err(failure("Query", AwsErrorKind::Throttled).into());
+        }
+        if runs.iter().any(|run| state.acknowledged.contains_key(run)) {
+            state.meet("redelivery");
+        }
+        Ok(runs.iter().map(|run| state.acknowledged.get(run).cloned().unwrap_or_default()).collect())
+    }
 }
 
 impl DeadLetterStore for Letters {
@@ -81,6 +97,7 @@ impl State {
                 });
             }
             Some(before) => {
+                // Most redeliveries find this said, and say nothing.
                 self.meet("redelivery");
                 self.ensure(before.tally == said.tally, || {
                     format!("slice {:?} was {:?} and is {:?}", said.slice, before.tally, said.tally)
