@@ -91,7 +91,7 @@ pub(crate) async fn find(
     }
     let mut transaction = TenantTransaction::begin(&state.pool, &state.mac_key, &tenant.customer).await?;
     let document = read(&mut transaction, now()).await.map_err(|error| shown(error, &tenant.customer))?;
-    transaction.end().await?;
+    transaction.let_go();
     Ok(Json(document))
 }
 
@@ -154,7 +154,7 @@ pub(crate) async fn accounts(
         .fetch_all(&mut *transaction)
         .await
         .map_err(TenantError::from)?;
-    transaction.end().await?;
+    transaction.let_go();
     let shown = &rows[..rows.len().min(limit as usize)];
     let last = shown.last().filter(|_| rows.len() > shown.len());
     let next_cursor = last.map(|(account, from, _)| format!("{account}-{}", Timestamp::from(*from).micros()));

@@ -115,7 +115,7 @@ async fn read(
     let mut transaction = TenantTransaction::begin(&state.pool, &state.mac_key, &tenant.customer).await?;
     let read = totals(&mut transaction, &tenant.customer, first, last, state.statements).await;
     let Totals { of_months, complete_through } = read.map_err(TenantError::from)?;
-    transaction.end().await?;
+    transaction.let_go();
     let mut months = Vec::new();
     let mut month = last;
     while month >= first {

@@ -130,7 +130,6 @@ impl TenantError {
 pub struct TenantTransaction {
     /// `None` once it has ended.
     connection: Option<PoolConnection<Postgres>>,
-    writes: bool,
     /// What ends it behind whoever drops it.
     dropped: &'static str,
 }
@@ -155,8 +154,7 @@ impl TenantTransaction {
         let sql = AssertSqlSafe(format!("{begin}; {}", set_tenant(customer, &key.sign(customer))));
         let begin = async {
             // Named as begun before it is: if the statement fails halfway, the drop rolls back.
-            let writes = begin == BEGIN_WRITING;
-            let mut transaction = Self { connection: Some(pool.acquire().await?), writes, dropped: ROLLBACK };
+            let mut transaction = Self { connection: Some(pool.acquire().await?), dropped: ROLLBACK };
             transaction.execute(sqlx::raw_sql(sql)).await?;
             Ok(transaction)
         };
@@ -167,15 +165,18 @@ impl TenantTransaction {
 
     /// Commits the transaction. Dropped instead, it is rolled back before anyone else gets the connection.
     ///
-    /// One that only reads has told all it will: whoever ends it does not wait.
+    /// A commit also waits for the disk where something that was read asks for it, such as an invoice that a run has just
+    /// issued: until then nothing of it may be shown.
     pub async fn end(mut self) -> Result<(), TenantError> {
-        if self.writes {
-            self.execute(COMMIT).await?;
-            self.connection = None;
-        } else {
-            self.dropped = COMMIT;
-        }
+        self.execute(COMMIT).await?;
+        self.connection = None;
         Ok(())
+    }
+
+    /// Ends a transaction that only read, behind the answer. For what may be shown whether or not it is on the disk yet: usage
+    /// comes from logs that outlive PostgreSQL.
+    pub(crate) fn let_go(mut self) {
+        self.dropped = COMMIT;
     }
 }
 

@@ -96,7 +96,7 @@ impl Watchers {
         let mut transaction = TenantTransaction::begin(&self.pool, &self.mac_key, customer).await?;
         let read = metrics::totals(&mut transaction, customer, month, month, self.statements).await?;
         let metrics::Totals { of_months, complete_through } = read;
-        transaction.end().await?;
+        transaction.let_go();
         let (version, metrics) = of_months
             .into_iter()
             .next()

@@ -18,10 +18,16 @@ declare
     appended bigint;
     recorded bigint := 0;
 begin
+    -- The chains stay locked until the caller's transaction ends: one that says nothing more does not hold them for long.
+    perform set_config('idle_in_transaction_session_timeout', '15s', true);
+    -- Two rounds at once would give two events of a chain the same number.
+    if exists (select from unnest(customers) as c (id) group by c.id having 1 < count(*)) then
+        raise exception 'a customer is named once' using errcode = 'invalid_parameter_value';
+    end if;
     -- As current_tenant() proves one: both sides are hashed once more before they are compared.
     if exists (
         select from unnest(customers, macs) as c (id, mac)
-        where not exists (
+        where coalesce(c.id, '') = '' or not exists (
             select from public.tenant_keys k
             where public.hmac(c.mac, k.key, 'sha256')
                 = public.hmac(public.hmac(convert_to(c.id, 'UTF8'), k.key, 'sha256'), k.key, 'sha256'))
@@ -103,6 +109,10 @@ begin
         where events[i] @? '$[*].key_id' order by customers[i] collate "C"
     loop
         perform public.set_tenant(customers[position], macs[position]);
+        -- In one order, so that two servers cannot wait for each other's keys.
+        perform from public.api_keys k
+        where k.key_id in (select e.value ->> 'key_id' from jsonb_array_elements(events[position]) as e (value))
+        order by k.key_id for update;
         update public.api_keys k
         set last_used_at = greatest(k.last_used_at, u.at)
         from (

@@ -401,7 +401,7 @@ async fn a_commit_whose_answer_is_lost_is_not_done_again() {
     assert_eq!(again["key"], serde_json::Value::Null, "the secret is stored nowhere");
 
     // Calls of customers and of operators: the recorder does not know, and finds out.
-    for (path, key) in [("/v1/accounts", &root), ("/v1/admin/customers", &admin.reveal())] {
+    for (path, key) in [("/v1/invoices", &root), ("/v1/admin/customers", &admin.reveal())] {
         recorder.flush().await.unwrap();
         let mut gate = stage.superuser().await;
         let mut gate = gate.begin().await.unwrap();
@@ -418,4 +418,25 @@ async fn a_commit_whose_answer_is_lost_is_not_done_again() {
         assert_eq!(number(&mut stage.superuser().await, &sql).await, 1, "{path}");
     }
     check_trail(&stage, 4).await;
+}
+
+#[tokio::test]
+async fn what_may_not_be_on_the_disk_yet_is_not_shown_before_its_commit_is_answered() {
+    let stage = Stage::new().await;
+    let wire = Wire::to(stage.postgres_address()).await;
+    let through = stage.options("securebase_app").host("127.0.0.1").port(wire.address.port());
+    let state = ApiState::new(ApiParts { pool: pool(through), ..stage.parts() });
+    let recorder = state.recorder().clone();
+    let address = stage.serve(state).await;
+    let key = stage.key("acme");
+
+    for path in ["/v1/invoices", "/v1/audit-events", "/v1/invoices/preview"] {
+        assert_ne!(get(address, path, &key).await.status, 503, "{path}");
+        // The next commit is that of the answer.
+        recorder.flush().await.unwrap();
+        wire.breaks.store(true, Ordering::SeqCst);
+        get(address, path, &key).await.problem(503, "unavailable");
+        assert!(!wire.breaks.load(Ordering::SeqCst), "{path}: the answer was lost");
+        assert_ne!(get(address, path, &key).await.status, 503, "{path}: a connection of its own");
+    }
 }

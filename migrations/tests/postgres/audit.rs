@@ -1,6 +1,9 @@
 //! The audit trail: append-only, chained, each tenant's own.
 
+use std::time::Duration;
+
 use sha2::{Digest as _, Sha256};
+use sqlx::types::chrono::Utc;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
 
 use super::{assert_denied, connect, mac_of, run, set_tenant, stage, texts};
@@ -95,6 +98,100 @@ async fn a_tenant_records_for_itself_alone_and_reads_its_own() {
         let seen = format!("select coalesce(customer_id, 'platform') from {table}");
         assert_eq!(texts(&mut transaction, &seen).await.unwrap(), ["anna"], "{table}");
     }
+}
+
+const APPEND_CALLS: &str = "select append_audit_calls($1, $2, $3::jsonb[])";
+
+async fn append_calls(
+    connection: &mut PgConnection,
+    customers: &[Option<&str>],
+    macs: &[Option<Vec<u8>>],
+    events: &[String],
+) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(APPEND_CALLS).bind(customers).bind(macs).bind(events).fetch_one(connection).await
+}
+
+/// Calls that were answered so many seconds ago, as they are given for a customer.
+fn calls(seconds_ago: &[i64]) -> String {
+    let event = |ago: &i64| {
+        let apart = Duration::from_secs(ago.unsigned_abs());
+        let at = if *ago < 0 { Utc::now() + apart } else { Utc::now() - apart };
+        format!(
+            r#"{{"at": "{}", "actor": "key:ü", "action": "request.get", "subject": "/v1/usage?x=%00", "details": {{"ago": {ago}}}}}"#,
+            at.to_rfc3339()
+        )
+    };
+    format!("[{}]", seconds_ago.iter().map(event).collect::<Vec<_>>().join(","))
+}
+
+#[tokio::test]
+async fn calls_of_many_customers_go_to_the_chain_of_each_in_their_order() {
+    let database = stage().await;
+    let mut app = connect(&database.url("securebase_app")).await;
+    for (of_berta, recorded) in [(&[9, 1, 5][..], 5), (&[], 2), (&[0], 3)] {
+        let mut transaction = app.begin().await.unwrap();
+        let (customers, macs) = ([Some("berta"), Some("anna")], [Some(mac_of("berta")), Some(mac_of("anna"))]);
+        let events = [calls(of_berta), calls(&[3, 2])];
+        assert_eq!(append_calls(&mut transaction, &customers, &macs, &events).await.unwrap(), recorded);
+        // Whose client is gone without a word holds nobody's chain for long.
+        let idle = "select current_setting('idle_in_transaction_session_timeout')";
+        assert_eq!(texts(&mut transaction, idle).await.unwrap(), ["15s"]);
+        transaction.commit().await.unwrap();
+    }
+    let mut operator = connect(&database.url("securebase_operator")).await;
+    record(&mut operator, Some("anna"), "{}").await.unwrap();
+    let expected: Vec<(String, bool)> =
+        (1..=7).map(|n| (format!("anna {n}"), true)).chain((1..=4).map(|n| (format!("berta {n}"), true))).collect();
+    assert_eq!(recomputed(&mut operator).await, expected, "as one event by itself is appended");
+    let ago = "select details ->> 'ago' from audit_events where customer_id = 'berta' order by sequence";
+    assert_eq!(texts(&mut operator, ago).await.unwrap(), ["9", "1", "5", "0"]);
+    let went_back = "select sequence::text from (
+        select sequence, occurred_at < lag(occurred_at) over (partition by chain order by sequence) as is_back from audit_events
+    ) as e where is_back";
+    assert_eq!(texts(&mut operator, went_back).await.unwrap(), Vec::<String>::new());
+    let who = "select distinct recorded_by || ' ' || actor || ' ' || subject from audit_events where details ? 'ago'";
+    assert_eq!(texts(&mut operator, who).await.unwrap(), ["securebase_app key:ü /v1/usage?x=%00"]);
+}
+
+#[tokio::test]
+async fn calls_are_appended_for_proven_customers_alone_and_each_is_named_once() {
+    let database = stage().await;
+    let (anna, berta) = (Some(mac_of("anna")), Some(mac_of("berta")));
+    let one = || calls(&[0]);
+    let denied: [(&[Option<&str>], &[Option<Vec<u8>>]); 9] = [
+        (&[Some("berta")], &[anna.clone()]),
+        (&[Some("anna"), Some("berta")], &[anna.clone(), anna.clone()]),
+        (&[Some("anna"), Some("berta")], &[anna.clone()]),
+        (&[Some("anna")], &[anna.clone(), berta.clone()]),
+        (&[Some("anna"), None], &[anna.clone(), None]),
+        (&[None], &[anna.clone()]),
+        (&[Some("")], &[Some(mac_of(""))]),
+        (&[Some("anna")], &[Some(mac_of("anna")[..31].to_vec())]),
+        (&[Some("anna")], &[Some(Vec::new())]),
+    ];
+    for (customers, macs) in denied {
+        let mut app = connect(&database.url("securebase_app")).await;
+        let appended = append_calls(&mut app, customers, macs, &[one(), one()]).await;
+        assert_denied(appended, &format!("{customers:?}"));
+    }
+    let refused = [
+        (vec![Some("anna"), Some("anna")], vec![one(), calls(&[1])]),
+        (vec![Some("anna")], vec![calls(&[0, 3_700])]),
+        (vec![Some("anna")], vec![calls(&[0, -400])]),
+        (vec![Some("anna")], vec![r#"[{"actor": "a", "action": "b", "subject": "c"}]"#.to_owned()]),
+    ];
+    for (customers, events) in refused {
+        let mut app = connect(&database.url("securebase_app")).await;
+        let macs = vec![anna.clone(); customers.len()];
+        let refused = append_calls(&mut app, &customers, &macs, &events).await.unwrap_err();
+        assert_eq!(code(&refused).as_deref(), Some("22023"), "{events:?}: {refused}");
+    }
+    for login in super::LOGINS.into_iter().filter(|login| *login != "securebase_app") {
+        let mut connection = connect(&database.url(login)).await;
+        assert_denied(append_calls(&mut connection, &[Some("anna")], &[anna.clone()], &[one()]).await, login);
+    }
+    let mut superuser = connect(&database.superuser_url()).await;
+    assert_eq!(texts(&mut superuser, "select chain from audit_events").await.unwrap(), Vec::<String>::new());
 }
 
 #[tokio::test]
