@@ -10,6 +10,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::units::{Asked, Requests};
+
 /// What the proxies of a run have done.
 #[derive(Debug, Default)]
 pub(crate) struct Deeds {
@@ -17,6 +19,8 @@ pub(crate) struct Deeds {
     pub(crate) delayed: AtomicU64,
     pub(crate) cut: AtomicU64,
     pub(crate) half_closed: AtomicU64,
+    /// Write units that were asked for by what arrived.
+    pub(crate) asked: Arc<Asked>,
     is_calm: AtomicBool,
 }
 
@@ -44,7 +48,7 @@ enum Fate {
 pub(crate) enum Way {
     /// All that can happen to connections.
     Rough,
-    /// The same, and most often answers are lost to what arrived.
+    /// The same, and most often answers are lost to what arrived. Before DynamoDB: write units are read off.
     LosesAnswers,
 }
 
@@ -62,7 +66,8 @@ pub(crate) async fn start(target: u16, way: Way, seed: u64, deeds: Arc<Deeds>) -
             tokio::spawn(async move {
                 // A server that is down is a connection that ends.
                 if let Ok(server) = TcpStream::connect(("127.0.0.1", target.load(Ordering::Relaxed))).await {
-                    pass(client, server, fate, &deeds).await;
+                    let requests = (way == Way::LosesAnswers).then(|| Requests::new(Arc::clone(&deeds.asked)));
+                    pass(client, server, fate, requests, &deeds).await;
                 }
             });
         }
@@ -82,7 +87,7 @@ fn drawn(way: Way, rng: &mut StdRng) -> Fate {
     }
 }
 
-async fn pass(client: TcpStream, server: TcpStream, fate: Fate, deeds: &Deeds) {
+async fn pass(client: TcpStream, server: TcpStream, fate: Fate, requests: Option<Requests>, deeds: &Deeds) {
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
     let (there, back) = match fate {
         Fate::Cut(bytes) => (bytes, bytes),
@@ -90,8 +95,8 @@ async fn pass(client: TcpStream, server: TcpStream, fate: Fate, deeds: &Deeds) {
         Fate::Passes | Fate::Delayed(_) => (usize::MAX, usize::MAX),
     };
     let delay = if let Fate::Delayed(millis) = fate { Duration::from_millis(millis) } else { Duration::ZERO };
-    let there = copy(from_client, to_server, there, delay);
-    let back = copy(from_server, to_client, back, delay);
+    let there = copy(from_client, to_server, there, delay, requests);
+    let back = copy(from_server, to_client, back, delay, None);
     match fate {
         Fate::Cut(_) => {
             // Whichever ends first ends both.
@@ -110,7 +115,13 @@ async fn pass(client: TcpStream, server: TcpStream, fate: Fate, deeds: &Deeds) {
 }
 
 /// Passes bytes on; says whether it ended because there were too many.
-async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, bytes_max: usize, delay: Duration) -> bool {
+async fn copy(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    bytes_max: usize,
+    delay: Duration,
+    mut requests: Option<Requests>,
+) -> bool {
     let mut left = bytes_max;
     let mut piece = vec![0; 16 << 10];
     while let Ok(read @ 1..) = from.read(&mut piece).await {
@@ -121,6 +132,9 @@ async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, bytes_max: usize,
         left -= passed;
         if to.write_all(&piece[..passed]).await.is_err() {
             break;
+        }
+        if let Some(requests) = &mut requests {
+            requests.take(&piece[..passed]);
         }
         if left == 0 {
             // Dropping the writing half closes this direction alone.
