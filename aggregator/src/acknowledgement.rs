@@ -2,7 +2,7 @@
 
 mod unswept;
 
-pub use unswept::Unswept;
+pub use unswept::{Unswept, markers};
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -22,7 +22,7 @@ use crate::fold::{Beside, Tally};
 use crate::partition::Partition;
 
 /// Where an item is closed and the next begun; the service takes 400 KB. A slice that needs more is spread over items.
-const ITEM_BYTES_MAX: usize = 300_000;
+pub const ITEM_BYTES_MAX: usize = 300_000;
 /// Bytes of a slice in an item without its partitions, at most: nine members, numbers of up to 20 digits.
 const SLICE_BYTES_MAX: usize = 110;
 /// Runs looked up at once.
@@ -105,7 +105,7 @@ impl Acknowledgements {
     /// that batches never overwrite each other.
     pub async fn put(&self, batch: CommitId, acknowledgements: &[Acknowledgement]) -> Result<u64, AwsError> {
         let units = self.mark(batch, acknowledgements).await?;
-        let items = items(batch, acknowledgements);
+        let items = items(batch, acknowledgements, ITEM_BYTES_MAX);
         Ok(units + dynamodb::batch_put(&self.client, &self.table, items, self.random).await?)
     }
 
@@ -192,8 +192,8 @@ impl Acknowledgement {
     }
 
     /// Parts that fit an item each. The cost is with the first.
-    fn parts(&self) -> Vec<Part> {
-        let mut throughs = cut(&self.through, ITEM_BYTES_MAX - SLICE_BYTES_MAX, through_bytes_max);
+    fn parts(&self, item_bytes_max: usize) -> Vec<Part> {
+        let mut throughs = cut(&self.through, item_bytes_max.saturating_sub(SLICE_BYTES_MAX), through_bytes_max);
         if throughs.is_empty() {
             throughs.push(&[]);
         }
@@ -226,7 +226,9 @@ fn cut<T>(mut rest: &[T], bytes_max: usize, element_bytes: impl Fn(&T) -> usize)
     pieces
 }
 
-fn items(batch: CommitId, acknowledgements: &[Acknowledgement]) -> Vec<Item> {
+/// What a batch of acknowledgements is written as: items of one run each and of at most `item_bytes_max`, except for one that
+/// cannot be smaller. They are not written as one: any of them may land while others do not.
+pub fn items(batch: CommitId, acknowledgements: &[Acknowledgement], item_bytes_max: usize) -> Vec<Item> {
     let mut by_run = BTreeMap::<RunId, BTreeMap<u32, Acknowledgement>>::new();
     for said in acknowledgements {
         match by_run.entry(said.slice.run).or_default().entry(said.slice.number) {
@@ -239,9 +241,9 @@ fn items(batch: CommitId, acknowledgements: &[Acknowledgement]) -> Vec<Item> {
     }
     let mut items = Vec::new();
     for (run, slices) in by_run {
-        let parts: Vec<Part> = slices.values().flat_map(Acknowledgement::parts).collect();
+        let parts: Vec<Part> = slices.values().flat_map(|said| said.parts(item_bytes_max)).collect();
         let bytes_max = |part: &Part| SLICE_BYTES_MAX + part.said.through.iter().map(through_bytes_max).sum::<usize>();
-        for (number, piece) in (0..).zip(cut(&parts, ITEM_BYTES_MAX, bytes_max)) {
+        for (number, piece) in (0..).zip(cut(&parts, item_bytes_max, bytes_max)) {
             items.push(item(run, batch, number, piece));
         }
     }
@@ -328,7 +330,8 @@ fn through_item(through: &[(Partition, u64)]) -> AttributeValue {
     AttributeValue::M(through.iter().map(|(partition, version)| (partition.to_string(), number(version))).collect())
 }
 
-fn collect(run: RunId, items: &[Item]) -> Result<RunAcknowledged, AcknowledgementError> {
+/// What a run's items say, in whatever order and of whichever batches they are.
+pub fn collect(run: RunId, items: &[Item]) -> Result<RunAcknowledged, AcknowledgementError> {
     let mut found = RunAcknowledged::default();
     let mut deliveries = BTreeMap::<(u32, [u8; 16]), Vec<Part>>::new();
     for item in items {
@@ -390,7 +393,7 @@ mod tests {
     fn items_stay_below_the_limit_however_many_partitions_a_slice_went_through() {
         for (slices, partitions) in [(1, 0), (10_000, 1), (1_000, 17), (300, 273), (3, 5_000), (2, 30_000)] {
             let all: Vec<_> = (0..slices).map(|number| acknowledgement(number, partitions)).collect();
-            let items = items(CommitId([2; 16]), &all);
+            let items = items(CommitId([2; 16]), &all, ITEM_BYTES_MAX);
             let keys: std::collections::BTreeSet<_> =
                 items.iter().map(|item| dynamodb::bytes(item, "batch").unwrap()).collect();
             assert_eq!(keys.len(), items.len(), "no item overwrites another");
@@ -417,7 +420,7 @@ mod tests {
         ] {
             let items: Vec<Item> = (0..)
                 .zip(said)
-                .flat_map(|(batch, one)| items(CommitId([batch; 16]), std::slice::from_ref(one)))
+                .flat_map(|(batch, one)| items(CommitId([batch; 16]), std::slice::from_ref(one), ITEM_BYTES_MAX))
                 .collect();
             assert_eq!(collect(expected.slice.run, &items).unwrap().slices[&0], *expected, "{said:?}");
         }
@@ -426,7 +429,7 @@ mod tests {
     #[test]
     fn a_slice_spread_over_items_is_acknowledged_once_all_of_them_are_there() {
         let large = acknowledgement(0, 30_000);
-        let whole = items(CommitId([2; 16]), &[large.clone(), acknowledgement(1, 1)]);
+        let whole = items(CommitId([2; 16]), &[large.clone(), acknowledgement(1, 1)], ITEM_BYTES_MAX);
         assert!(2 < whole.len());
         let run = large.slice.run;
         for missing in 0..whole.len() {
@@ -434,7 +437,7 @@ mod tests {
             rest.remove(missing);
             assert!(!collect(run, &rest).unwrap().slices.contains_key(&0), "item {missing} is missing");
             // The next delivery of the same batch makes no whole of two halves.
-            let mut again = items(CommitId([3; 16]), std::slice::from_ref(&large));
+            let mut again = items(CommitId([3; 16]), std::slice::from_ref(&large), ITEM_BYTES_MAX);
             again.truncate(1);
             rest.extend(again);
             assert!(!collect(run, &rest).unwrap().slices.contains_key(&0), "item {missing} is of another delivery");
@@ -449,7 +452,7 @@ mod tests {
         let second =
             Acknowledgement { units: 2, through: vec![(child.clone(), 1), (root.clone(), 4)], ..first.clone() };
         let expected = Acknowledgement { units: 7, through: vec![(root, 4), (child, 1)], ..first.clone() };
-        let items = items(CommitId([2; 16]), &[first, second]);
+        let items = items(CommitId([2; 16]), &[first, second], ITEM_BYTES_MAX);
         assert_eq!(collect(expected.slice.run, &items).unwrap().slices[&0], expected);
     }
 }

@@ -124,6 +124,9 @@ pub fn play(options: &Options) -> Outcome {
                 while !state.late_entries.is_empty() {
                     state.land_late();
                 }
+                while !state.late_items.is_empty() {
+                    state.keep_late();
+                }
                 state.change();
                 state.say(|| "faults are over".to_owned());
             }

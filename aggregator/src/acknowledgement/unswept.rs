@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
 use ingest::aws::AwsError;
-use ingest::dynamodb::{self, Item};
+use ingest::dynamodb::{self, Item, ItemError};
 
 use super::{
     Acknowledgement, AcknowledgementError, Acknowledgements, ITEM_BYTES_MAX, cut, read_through, through_bytes_max,
@@ -40,6 +40,22 @@ struct Marker {
 }
 
 impl Unswept {
+    /// What markers say, in whatever order they are read.
+    pub fn of_markers<'a>(items: impl IntoIterator<Item = &'a Item>) -> Result<Self, ItemError> {
+        let mut unswept = Self::default();
+        for item in items {
+            let key = dynamodb::bytes(item, "batch")?;
+            if key == BEGINNING {
+                unswept.has_beginning = true;
+                continue;
+            }
+            let through = read_through(item)?;
+            unswept.add(through.iter().cloned());
+            unswept.markers.push(Marker { key: key.to_vec(), through });
+        }
+        Ok(unswept)
+    }
+
     fn add(&mut self, through: impl IntoIterator<Item = (Partition, u64)>) {
         for (partition, version) in through {
             let highest = self.partitions.entry(partition).or_default();
@@ -57,17 +73,7 @@ impl Acknowledgements {
     /// What is acknowledged and not known to be swept.
     pub async fn unswept(&self) -> Result<Unswept, AcknowledgementError> {
         let items = dynamodb::query_all(&self.client, &self.table, ("run", bytes(MARKERS))).await?;
-        let mut unswept = Unswept::default();
-        for item in &items {
-            let key = dynamodb::bytes(item, "batch")?;
-            if key == BEGINNING {
-                unswept.has_beginning = true;
-                continue;
-            }
-            let through = read_through(item)?;
-            unswept.add(through.iter().cloned());
-            unswept.markers.push(Marker { key: key.to_vec(), through });
-        }
+        let mut unswept = Unswept::of_markers(&items)?;
         if !unswept.has_beginning {
             unswept.add(self.partitions().await?);
         }
@@ -81,7 +87,7 @@ impl Acknowledgements {
             let left: Vec<_> =
                 unswept.partitions.iter().filter(|(partition, _)| left_out.contains(partition)).collect();
             let left: Vec<_> = left.into_iter().map(|(partition, version)| (partition.clone(), *version)).collect();
-            let mut items = markers(b"left", &left);
+            let mut items = markers_of(b"left", &left, ITEM_BYTES_MAX);
             items.push(Item::from([("run".to_owned(), bytes(MARKERS)), ("batch".to_owned(), bytes(BEGINNING))]));
             for item in items {
                 dynamodb::batch_put(&self.client, &self.table, vec![item], self.random).await?;
@@ -96,16 +102,23 @@ impl Acknowledgements {
 
     /// Leaves the markers of a batch.
     pub(super) async fn mark(&self, batch: CommitId, acknowledgements: &[Acknowledgement]) -> Result<u64, AwsError> {
-        let mut named = Unswept::default();
-        named.add(acknowledgements.iter().flat_map(|said| said.through.iter().cloned()));
-        let through: Vec<_> = named.partitions.into_iter().collect();
-        dynamodb::batch_put(&self.client, &self.table, markers(&batch.0, &through), self.random).await
+        let items = markers(batch, acknowledgements, ITEM_BYTES_MAX);
+        dynamodb::batch_put(&self.client, &self.table, items, self.random).await
     }
 }
 
+/// The markers of a batch of acknowledgements: they are written before anything is acknowledged, and not as one. Each is of at
+/// most `item_bytes_max`, except for one that cannot be smaller.
+pub fn markers(batch: CommitId, acknowledgements: &[Acknowledgement], item_bytes_max: usize) -> Vec<Item> {
+    let mut named = Unswept::default();
+    named.add(acknowledgements.iter().flat_map(|said| said.through.iter().cloned()));
+    let through: Vec<_> = named.partitions.into_iter().collect();
+    markers_of(&batch.0, &through, item_bytes_max)
+}
+
 /// Markers that fit an item each.
-fn markers(batch: &[u8], through: &[(Partition, u64)]) -> Vec<Item> {
-    let pieces = cut(through, ITEM_BYTES_MAX, through_bytes_max);
+fn markers_of(batch: &[u8], through: &[(Partition, u64)], item_bytes_max: usize) -> Vec<Item> {
+    let pieces = cut(through, item_bytes_max, through_bytes_max);
     let marker = |(number, piece): (u32, &[(Partition, u64)])| {
         let key = [batch, &number.to_be_bytes()].concat();
         Item::from([

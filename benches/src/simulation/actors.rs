@@ -4,9 +4,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
 
+use aggregator::acknowledgement::Unswept;
 use aggregator::aggregator::Aggregator;
 use aggregator::commit::Gain;
 use aggregator::directory::{Change, Ownership, place};
+use aggregator::partition::Partition;
 use aggregator::records::{DeliveredRecord, Shard};
 use aggregator::rollup::{RollUp, RollUpError};
 use aggregator::usage_rows::{AdvanceError, DatabaseError};
@@ -371,18 +373,31 @@ async fn sweep(world: Arc<World>, process: u32) {
             }
             continue;
         }
-        let gain = |(partition, version): (aggregator::partition::Partition, u64)| Gain {
+        let unswept =
+            Unswept::of_markers(markers.values().map(|marker| &marker.item)).expect("markers as they are written");
+        let gain = |(partition, version): (Partition, u64)| Gain {
             partition,
             from_version: version,
             to_version: version,
             totals: None,
         };
-        let gains = markers.values().flatten().cloned().map(gain).collect();
-        if apply(&world, &roll_up, gains).await {
+        if !apply(&world, &roll_up, unswept.partitions.into_iter().map(gain).collect()).await {
+            continue;
+        }
+        let mut swept: Vec<Vec<u8>> = markers.into_keys().collect();
+        while !swept.is_empty() {
             step().await;
             let mut state = world.lock();
-            state.markers.retain(|key, _| !markers.contains_key(key));
-            state.say(|| format!("{} markers are swept", markers.len()));
+            if state.strikes(Fault::Throttled, 3) {
+                break;
+            }
+            // So many a call, and not all of them as one.
+            let some = 1 + usize::try_from(state.draws.below(25)).unwrap_or(0);
+            for key in swept.drain(..some.min(swept.len())) {
+                state.markers.remove(&key);
+            }
+            let left = swept.len();
+            state.say(|| format!("markers are swept, and {left} left"));
         }
     }
 }

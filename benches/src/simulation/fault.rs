@@ -69,6 +69,8 @@ named! {
     CursorUnchecked "cursor-unchecked" "`<=` for `==`: rows are written wherever the cursor stands",
     DirectoryEarly "directory-early" "owners are read before the account is locked",
     RowsNotMoved "rows-not-moved" "a move leaves the rows of the account with the former owner",
+    MarkersLast "markers-last" "what a sweep has to look at is left after what is acknowledged",
+    LeftOversDropped "left-overs-dropped" "acknowledgements that a batch write leaves over are not sent again",
     SweepForgets "sweep-forgets" "a sweep takes markers away before it rolls up",
     IdentityOfDelivery "identity-of-delivery" "the identity of an event has the reading in it",
     ArrivalTime "arrival-time" "an event counts in the hour it is read in",

@@ -14,6 +14,7 @@ use super::world::State;
 impl State {
     /// What holds between any two steps; what concerns one write is checked as it lands.
     pub(super) fn check_always(&mut self) {
+        self.check_markers();
         let wrong = self
             .rows
             .iter()
@@ -56,6 +57,7 @@ impl State {
             && is_billed
             && self.stream.records.is_empty()
             && self.late_entries.is_empty()
+            && self.late_items.is_empty()
             && self.markers.is_empty()
             && self.triggers.is_empty()
             && self.exports_complete().is_empty()

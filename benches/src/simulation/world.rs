@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use std::sync::{Mutex, MutexGuard};
 use std::task::Poll;
 
-use aggregator::acknowledgement::RunAcknowledged;
+use aggregator::acknowledgement::{ITEM_BYTES_MAX, RunAcknowledged};
 use aggregator::close::Owners;
 use aggregator::commit::{Gain, Limits};
 use aggregator::directory::CustomerId;
@@ -14,6 +14,7 @@ use aggregator::entry::{CommitId, Entry};
 use aggregator::facts::Standing;
 use aggregator::partition::Partition;
 use ingest::aws::{AwsError, AwsErrorKind};
+use ingest::dynamodb::Item;
 use ingest::manifest::Manifest;
 use ingest::{AccountId, Hour, Identity, Meter, Reason, RunId, Timestamp};
 use sha2::{Digest, Sha256};
@@ -41,6 +42,8 @@ pub(super) struct State {
     faults_scale: u8,
     pub(super) limits: Limits,
     pub(super) cache_bytes: usize,
+    /// Bytes of an item of acknowledgements: small ones hold one slice, or a part of one.
+    pub(super) item_bytes_max: usize,
     pub(super) trace: Trace,
     pub(super) violation: Option<String>,
     pub(super) met: BTreeMap<&'static str, u64>,
@@ -49,6 +52,8 @@ pub(super) struct State {
     pub(super) stream: Stream,
     pub(super) logs: BTreeMap<Partition, Vec<Entry>>,
     pub(super) late_entries: Vec<(Partition, Entry)>,
+    /// Acknowledgements, and markers of them, that nobody waits for any more.
+    pub(super) late_items: Vec<Item>,
     /// What each process remembers and no store holds; only of a sabotaged cache.
     pub(super) phantoms: BTreeMap<u32, Vec<(Partition, Entry)>>,
     /// What is remembered apart from the counts; only where that is the sabotage.
@@ -58,8 +63,12 @@ pub(super) struct State {
     /// Versions of facts in entries that landed.
     pub(super) stated: u64,
     pub(super) manifests: Vec<Manifest>,
+    /// Acknowledgements as they are written, and what they come to.
+    pub(super) receipts: BTreeMap<RunId, Vec<Item>>,
     pub(super) acknowledged: BTreeMap<RunId, RunAcknowledged>,
-    pub(super) markers: BTreeMap<[u8; 16], Vec<(Partition, u64)>>,
+    /// Logs that acknowledged slices name and that are not rolled up so far yet, each with the highest version.
+    pub(super) owed: BTreeMap<String, u64>,
+    pub(super) markers: BTreeMap<Vec<u8>, Marker>,
     pub(super) letters: BTreeMap<String, Letter>,
     pub(super) triggers: VecDeque<Vec<Gain>>,
     pub(super) cursors: BTreeMap<String, u64>,
@@ -71,6 +80,13 @@ pub(super) struct State {
     pub(super) month: Month,
     /// When usage, rows or the directory changed last.
     pub(super) changed_at: u64,
+}
+
+/// What a sweep will look at: as it is written, and the logs that it names.
+#[derive(Clone, Debug)]
+pub(super) struct Marker {
+    pub(super) item: Item,
+    pub(super) names: BTreeMap<String, u64>,
 }
 
 /// A dead letter, as far as it matters here.
@@ -157,6 +173,7 @@ impl World {
             split_at_identities: draws.pick(&[4, 6, 12, 100_000]),
         };
         let cache_bytes = draws.pick(&[0, 20_000, 1 << 20]);
+        let item_bytes_max = draws.pick(&[150, 150, ITEM_BYTES_MAX]);
         let sources = Sources::from_seed(options, &mut draws);
         let owners = sources.first_owners();
         let lines = options.keeps_trace.then(Vec::new);
@@ -169,6 +186,7 @@ impl World {
             faults_scale,
             limits,
             cache_bytes,
+            item_bytes_max,
             trace: Trace { hash: Sha256::new(), lines },
             violation: None,
             met: BTreeMap::new(),
@@ -176,12 +194,15 @@ impl World {
             stream: Stream { shards: vec![(0..32).collect()], ..Stream::default() },
             logs: BTreeMap::new(),
             late_entries: Vec::new(),
+            late_items: Vec::new(),
             phantoms: BTreeMap::new(),
             remembered: BTreeMap::new(),
             counted: BTreeSet::new(),
             stated: 0,
             manifests: Vec::new(),
+            receipts: BTreeMap::new(),
             acknowledged: BTreeMap::new(),
+            owed: BTreeMap::new(),
             markers: BTreeMap::new(),
             letters: BTreeMap::new(),
             triggers: VecDeque::new(),
@@ -253,11 +274,19 @@ impl State {
     /// What happens by itself between two steps of anybody.
     pub(super) fn turn(&mut self) {
         self.step += 1;
+        let step = self.step;
+        let arrived = self.sources.objects.iter().filter(|object| object.arrives_at == step).count();
+        for _ in 0..arrived {
+            self.meet(Fault::Late.as_str());
+        }
         if self.is_calm {
             return;
         }
         if !self.late_entries.is_empty() && self.draws.percent(6) {
             self.land_late();
+        }
+        if !self.late_items.is_empty() && self.draws.percent(6) {
+            self.keep_late();
         }
         if self.befalls(Fault::ClockJump, 2) {
             self.skew_seconds = [-1_500, -60, 0, 90, 1_700][usize::try_from(self.draws.below(5)).unwrap_or(0)];
