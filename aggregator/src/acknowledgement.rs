@@ -351,9 +351,10 @@ pub fn collect(run: RunId, items: &[Item]) -> Result<RunAcknowledged, Acknowledg
             all
         });
         let Some(acknowledgement) = merged else { continue };
-        // Once counted, a slice is counted, even if its partition parked it before or since. Of several deliveries
-        // the one that wrote entries has the cost; their tallies are equal.
-        let weight = |one: &Acknowledgement| (one.parked == 0, one.units);
+        // Once counted, a slice is counted, even if its partition parked it before or since: what is parked of facts beside
+        // records is in no number but what their tally lacks. Of several deliveries the one that wrote entries has the
+        // cost; their tallies are equal.
+        let weight = |one: &Acknowledgement| (one.parked == 0, one.tally.all(), one.units);
         match found.slices.entry(number) {
             Entry::Occupied(mut kept) if weight(kept.get()) < weight(&acknowledgement) => {
                 kept.insert(acknowledgement);
@@ -408,10 +409,18 @@ mod tests {
 
     #[test]
     fn a_slice_that_was_counted_stays_counted_whatever_else_was_said() {
-        let counted = Acknowledgement { units: 0, ..acknowledgement(0, 1) };
-        let costly = Acknowledgement { units: 5, ..acknowledgement(0, 1) };
+        let tally = Tally { counted: 9, ..Tally::default() };
+        let counted = Acknowledgement { units: 0, tally, ..acknowledgement(0, 1) };
+        let costly = Acknowledgement { units: 5, tally, ..acknowledgement(0, 1) };
         let parked = Acknowledgement { parked: 9, units: 0, tally: Tally::default(), ..acknowledgement(0, 0) };
+        let beside = |stated| Tally { beside: Beside { stated, known: 0 }, ..Tally::default() };
+        let stated = Acknowledgement { units: 0, tally: beside(3), ..acknowledgement(0, 1) };
+        let all_parked = Acknowledgement { units: 0, tally: beside(0), ..acknowledgement(0, 0) };
+        let some_parked = Acknowledgement { units: 7, tally: beside(2), ..acknowledgement(0, 0) };
         for (said, expected) in [
+            ([&all_parked, &stated], &stated),
+            ([&stated, &all_parked], &stated),
+            ([&some_parked, &stated], &stated),
             ([&counted, &parked], &counted),
             ([&parked, &counted], &counted),
             ([&counted, &costly], &costly),

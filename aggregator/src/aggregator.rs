@@ -242,7 +242,7 @@ impl<L: CommitLog, A: AcknowledgementStore, D: DeadLetterStore> Aggregator<L, A,
             slices.iter().zip(&committed.tallies).filter(|(slice, tally)| (tally.all() as usize) < slice.parts());
         let letters: Vec<DeadLetter> = letters
             .map(|(slice, _)| DeadLetter {
-                object: format!("slice:{}/{}", slice.id.run, slice.id.number),
+                object: slice.id.letter_name(),
                 offset: 0,
                 number: 0,
                 reason: Reason::PartitionUntrusted,

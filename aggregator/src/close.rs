@@ -13,6 +13,7 @@ mod closing;
 mod evidence;
 mod facts;
 mod identities;
+mod letters;
 mod period;
 mod prefix;
 mod readings;

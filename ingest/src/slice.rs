@@ -52,6 +52,21 @@ pub struct SliceId {
     pub number: u32,
 }
 
+impl SliceId {
+    /// What a dead letter of the slice has in place of an object's name.
+    pub fn letter_name(&self) -> String {
+        format!("{SLICE}{}/{}", self.run, self.number)
+    }
+
+    /// The slice that a name of a dead letter, or of a replay of one, stands for; `None`: it is an object's.
+    pub fn of_letter_name(name: &str) -> Option<Self> {
+        let (run, number) = name.strip_prefix(SLICE)?.split_once('/')?;
+        Some(Self { run: RunId::parse(run)?, number: number.parse().ok()? })
+    }
+}
+
+const SLICE: &str = "slice:";
+
 /// What one run has for one partition: a bucket's hour of counts, or a bucket's day of facts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slice {

@@ -9,8 +9,9 @@ use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 use thiserror::Error;
 
-use super::evidence::{Evidence, ObjectEvidence, SourceEvidence};
+use super::evidence::{Evidence, LetterEvidence, ObjectEvidence, SourceEvidence};
 use super::facts;
+use super::letters::Letters;
 use super::period::Period;
 use super::prefix::PrefixError;
 use super::readings::Readings;
@@ -229,7 +230,7 @@ pub struct Closer<L> {
 /// What all customers of a close have in common.
 struct Common {
     readings: Readings,
-    letters: Vec<DeadLetterHead>,
+    letters: Letters,
     acknowledged: BTreeMap<Partition, u64>,
 }
 
@@ -258,7 +259,7 @@ impl<L: CommitLog> Closer<L> {
         let common = Common {
             acknowledged: self.receipts.acknowledgements.partitions().await?,
             readings: Readings::of(&self.receipts, period).await?,
-            letters: self.dead_letters.heads().await?,
+            letters: Letters::read(&self.dead_letters).await?,
         };
         let meters = MeterBook::new(self.pool.clone()).read().await?;
         let mut instant = OneInstant::begin(&self.pool, period).await?;
@@ -375,7 +376,7 @@ impl One<'_> {
         let (from, until) = (self.request.period.start(), self.request.period.end());
         let concerns =
             move |letter: &&DeadLetterHead| letter.scope.may_concern(|account| self.is_theirs(account), from, until);
-        self.common.letters.iter().filter(concerns)
+        self.common.letters.heads.iter().filter(concerns)
     }
 
     fn is_theirs(&self, account: &AccountId) -> bool {
@@ -469,12 +470,17 @@ impl One<'_> {
         let mut objects: Vec<ObjectEvidence> = self.totals.runs.iter().filter_map(known).cloned().collect();
         objects.sort_unstable();
         objects.dedup();
-        let mut dead_letters: Vec<&DeadLetterHead> = self.letters().collect();
-        dead_letters.sort_unstable_by_key(|letter| &letter.id);
         let is_theirs = |letter: &DeadLetterHead| {
             let accounts = letter.scope.accounts.as_ref();
             accounts.is_some_and(|accounts| accounts.iter().all(|account| self.is_theirs(account)))
         };
+        let letter = |head| LetterEvidence {
+            head,
+            object: is_theirs(head).then(|| self.common.readings.source_of(&head.object)),
+            holds: self.common.letters.holds(&head.id),
+        };
+        let mut dead_letters: Vec<LetterEvidence<'_>> = self.letters().map(letter).collect();
+        dead_letters.sort_unstable_by_key(|letter| &letter.head.id);
         let evidence = Evidence {
             customer: self.customer,
             period: self.request.period,
@@ -491,7 +497,6 @@ impl One<'_> {
             objects: &objects,
             logs: &self.totals.cut,
             dead_letters,
-            is_theirs: &is_theirs,
         };
         evidence.document()
     }

@@ -13,6 +13,7 @@ use ingest::{Hour, Meter, MeterDefinition, Timestamp};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use super::letters::Holds;
 use super::period::Period;
 use super::totals::{ClosedTotal, LineKey};
 use crate::directory::{CustomerId, Ownership};
@@ -41,9 +42,17 @@ pub(super) struct Evidence<'a> {
     /// Readings that counted something and left no manifest: their objects were read again by others.
     pub(super) runs_without_manifest: u64,
     pub(super) logs: &'a BTreeMap<Partition, u64>,
-    pub(super) dead_letters: Vec<&'a DeadLetterHead>,
-    /// Whether a dead letter is known to be the customer's own, so that its object may be named.
-    pub(super) is_theirs: &'a dyn Fn(&DeadLetterHead) -> bool,
+    pub(super) dead_letters: Vec<LetterEvidence<'a>>,
+}
+
+/// A record or slice that was set aside.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LetterEvidence<'a> {
+    pub(super) head: &'a DeadLetterHead,
+    /// The source object it is from; `None` unless it is known to be the customer's own, so that it may be named.
+    pub(super) object: Option<&'a str>,
+    /// What it holds, if it is a slice that is not counted.
+    pub(super) holds: Option<Holds>,
 }
 
 /// What fed a meter, and whether all of it was there.
@@ -135,6 +144,8 @@ enum Line<'a> {
         state: &'a str,
         dismissed_by: Option<&'a str>,
         dismissed_because: Option<&'a str>,
+        events: Option<u64>,
+        window: Option<String>,
     },
     End {
         lines: usize,
@@ -205,16 +216,19 @@ impl Evidence<'_> {
             last_event_at: object.event_times.map(|(_, last)| last.to_string()),
         });
         let logs = self.logs.iter().map(|(log, version)| Line::Log { log: log.to_string(), version: *version });
-        let dead_letters = self.dead_letters.iter().map(|letter| Line::DeadLetter {
-            id: &letter.id,
-            reason: letter.reason.as_str(),
-            object: (self.is_theirs)(letter).then_some(letter.object.as_str()),
-            offset: letter.offset,
-            seen_at: letter.seen_at.to_string(),
-            state: state(letter),
-            dismissed_by: letter.dismissed.as_ref().map(|dismissal| dismissal.by.as_str()),
-            dismissed_because: letter.dismissed.as_ref().map(|dismissal| dismissal.because.as_str()),
-        });
+        let dead_letters =
+            self.dead_letters.iter().map(|&LetterEvidence { head: letter, object, holds }| Line::DeadLetter {
+                id: &letter.id,
+                reason: letter.reason.as_str(),
+                object,
+                offset: letter.offset,
+                seen_at: letter.seen_at.to_string(),
+                state: state(letter),
+                dismissed_by: letter.dismissed.as_ref().map(|dismissal| dismissal.by.as_str()),
+                dismissed_because: letter.dismissed.as_ref().map(|dismissal| dismissal.because.as_str()),
+                events: holds.map(|holds| holds.events),
+                window: holds.map(|holds| holds.window.to_string()),
+            });
         let end = Line::End {
             lines: self.lines.len(),
             objects: self.objects.len(),

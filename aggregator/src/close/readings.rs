@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, HashMap};
 
 use futures::{StreamExt, TryStreamExt, stream};
-use ingest::RunId;
 use ingest::manifest::{Manifest, ObjectVersion};
+use ingest::{RunId, SliceId};
 
 use super::evidence::ObjectEvidence;
 use super::period::Period;
 use crate::receipts::{ReceiptError, Receipts};
 
+/// How often a slice may have been set aside and sent again before its source object is no longer looked for.
+const SENT_AGAIN_MAX: usize = 64;
 /// Objects looked up at once.
 const LOOK_UPS_AT_ONCE: usize = 32;
 
@@ -47,6 +49,7 @@ impl Readings {
             readings.objects.insert(manifest.run, evidence);
             by_object.entry(manifest.object.clone()).or_default().push(manifest);
         }
+        readings.name_sources();
         let looked_at: Vec<(ObjectVersion, bool)> = stream::iter(by_object)
             .map(|(object, manifests)| async move {
                 for manifest in &manifests {
@@ -62,6 +65,32 @@ impl Readings {
         let open = looked_at.into_iter().filter(|(_, is_done)| !is_done);
         readings.not_counted = open.map(|(object, _)| object.name).collect();
         Ok(readings)
+    }
+
+    /// The name of the source object behind a name: of a slice that was set aside it is what its run read.
+    pub(super) fn source_of<'a>(&'a self, name: &'a str) -> &'a str {
+        self.source(name).map_or(name, |object| object.name.as_str())
+    }
+
+    /// What was read first of what a slice's name stands for; `None`: it is an object's, or nothing is known of its run.
+    fn source(&self, name: &str) -> Option<&ObjectEvidence> {
+        let of_slice = |name: &str| self.objects.get(&SliceId::of_letter_name(name)?.run);
+        let mut source = of_slice(name);
+        for _ in 0..SENT_AGAIN_MAX {
+            match source.and_then(|object| of_slice(&object.name)) {
+                None => break,
+                earlier => source = earlier,
+            }
+        }
+        source
+    }
+
+    /// A run that sent a slice again is of the object that the slice is from.
+    fn name_sources(&mut self) {
+        let sent_again =
+            self.objects.iter().filter_map(|(run, object)| Some((*run, self.source(&object.name)?.clone())));
+        let sent_again: Vec<(RunId, ObjectEvidence)> = sent_again.collect();
+        self.objects.extend(sent_again);
     }
 }
 
