@@ -121,7 +121,7 @@ impl Fact {
     }
 
     /// What evidence hashes of it.
-    fn mark(&self) -> Mark {
+    pub fn mark(&self) -> Mark {
         let value = match &self.says {
             Says::Amount(number) => format!("amount {number}"),
             Says::Level(number) => format!("level {number}"),
@@ -221,9 +221,9 @@ impl Facts {
         series
     }
 
-    /// What every hour from `from` and before `until` came to (microseconds since 1970), in raw units, with the hash that evidence
-    /// has of it: over the facts that bear on the hour. `meters` are those that are data.
-    pub fn lines(&self, from: i64, until: i64, meters: &BTreeMap<String, Adds>) -> BTreeMap<Line, (Number, [u8; 32])> {
+    /// What every hour from `from` and before `until` came to (microseconds since 1970), in raw units, with the facts that
+    /// bear on the hour. `meters` are those that are data.
+    pub fn lines(&self, from: i64, until: i64, meters: &BTreeMap<String, Adds>) -> BTreeMap<Line, (Number, Vec<Mark>)> {
         let mut found = BTreeMap::<Line, (Number, Vec<Mark>)>::new();
         for ((meter, account, _), facts) in self.series() {
             let how = Adds::of(meter).or_else(|| meters.get(meter).copied());
@@ -242,7 +242,7 @@ impl Facts {
                 marks.extend(before.into_iter().chain(facts.iter().filter(is_within)).map(|fact| fact.mark()));
             }
         }
-        found.into_iter().map(|(line, (total, marks))| (line, (total, marks_sha256(marks)))).collect()
+        found
     }
 
     /// The totals of [`Self::lines`]; those that come to nothing are left out.
@@ -252,10 +252,11 @@ impl Facts {
     }
 }
 
-/// Key, revision, time and value of a fact, as evidence hashes them.
-type Mark = ([u8; 16], u64, i64, String);
+/// Key, revision, time in microseconds since 1970, and value of a fact, as evidence hashes them.
+pub type Mark = ([u8; 16], u64, i64, String);
 
-fn marks_sha256(mut marks: Vec<Mark>) -> [u8; 32] {
+/// The hash that evidence has of these facts, in whatever order.
+pub fn marks_sha256(mut marks: Vec<Mark>) -> [u8; 32] {
     marks.sort();
     let mut hash = Sha256::new();
     for (key, revision, time, value) in marks {

@@ -23,7 +23,7 @@ pub mod time;
 
 pub use declared::Rules;
 pub use event::Unit;
-pub use facts::{Adds, Fact, Facts, Key, Says, is_built_in};
+pub use facts::{Adds, Fact, Facts, Key, Mark, Says, is_built_in, marks_sha256};
 pub use forms::{Judged, Outcome};
 pub use json::{Broken, Json};
 pub use number::Number;

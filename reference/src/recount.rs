@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use crate::declared::Rules;
 use crate::event::{Unit, account_of_object};
 use crate::exports::{self, Origin};
-use crate::facts::{Fact, Facts};
+use crate::facts::{Fact, Facts, Mark};
 use crate::forms::{Door, Judged, Outcome};
 use crate::number::Number;
 use crate::object::{content, records_of_content};
@@ -118,8 +118,8 @@ impl Recount {
         new.next().unwrap_or(false)
     }
 
-    /// What facts come to in each of these hours, and the hash that evidence has of it.
-    pub fn fact_lines(&self, from: i64, until: i64) -> BTreeMap<Line, (Number, [u8; 32])> {
+    /// What facts come to in each of these hours, and the facts that bear on it.
+    pub fn fact_lines(&self, from: i64, until: i64) -> BTreeMap<Line, (Number, Vec<Mark>)> {
         self.facts.lines(from, until, &self.rules.meters)
     }
 

@@ -3,17 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use reference::{Line, identities_sha256, time};
+use reference::{Line, Mark, Number, identities_sha256, marks_sha256, time};
 
-use super::evidence_file::EvidenceFile;
-use super::logs::{LogObject, Logs};
+use super::evidence_file::{EvidenceFile, mark_text};
+use super::excuses::{Excuses, Known};
+use super::logs::{LogObject, Logs, Place};
+
+/// Without identities: so many events are tried one by one to find the one that a dead letter holds.
+const TRIED_MAX: usize = 1_000;
 
 /// Why logs and evidence differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Class {
     /// It happened when the account was not the customer's. The evidence says nothing of it.
     OutsideOwnership,
-    /// It was set aside as a dead letter, which the evidence names.
+    /// A dead letter that the evidence names may hold it, and holds nothing else.
     NotCounted,
     /// Its object was delivered after the cut: it is in a later one.
     AfterTheCut,
@@ -49,14 +53,14 @@ impl fmt::Display for Class {
     }
 }
 
-/// Events of one line that are on one side only, for one reason.
+/// Events or facts of one line that are on one side only, for one reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Finding {
     pub(crate) class: Class,
     pub(crate) line: Line,
-    /// How many; 1 for a line of facts.
+    /// How many; 1 for a line of facts that cannot be told.
     pub(crate) events: u64,
-    /// Which, in hexadecimal; empty where the evidence file has no identities and they cannot be told.
+    /// Which, as the evidence file names them; empty where it has no identities and they cannot be told.
     pub(crate) identities: Vec<String>,
     /// The logs they are in.
     pub(crate) objects: Vec<String>,
@@ -81,7 +85,7 @@ impl Findings {
 
 /// Compares what logs come to with an evidence file.
 pub(crate) fn against_evidence(logs: &Logs, evidence: &EvidenceFile) -> Findings {
-    let comparison = Comparison { logs, evidence };
+    let mut comparison = Comparison { logs, evidence, excuses: Excuses::new(evidence) };
     let mut findings = Findings::default();
     let nothing = BTreeMap::new();
     let in_logs = logs.found_in.keys().filter(|line| evidence.has(&line.hour));
@@ -93,39 +97,20 @@ pub(crate) fn against_evidence(logs: &Logs, evidence: &EvidenceFile) -> Findings
         let claim = evidence.lines.get(line);
         findings.lines += u64::from(claim.is_some());
         let is_counted = evidence.meters.get(&line.meter).is_none_or(|aggregation| aggregation == "count");
-        if !is_counted || facts.contains_key(line) {
+        let differences = if !is_counted || facts.contains_key(line) {
             if !stated.contains(&(line.account.as_str(), line.meter.as_str())) {
                 // The logs given are of other sources.
                 *findings.unchecked.entry(line.meter.clone()).or_default() += 1;
                 continue;
             }
-            let found = facts.get(line).map(|(total, sha256)| (total.to_string(), hex::encode(sha256)));
-            let claimed = claim.map(|claim| (claim.total.clone(), claim.sha256.clone()));
-            let class = match (&found, &claimed) {
-                (found, claimed) if found == claimed => {
-                    findings.agreeing += 1;
-                    continue;
-                }
-                (Some(_), None) if !evidence.owns(&line.account, &line.hour) => Class::OutsideOwnership,
-                (None, _) => Class::NotInTheLogs,
-                (Some(_), _) => Class::Unexplained,
-            };
-            let (line, identities, objects) = (line.clone(), Vec::new(), Vec::new());
-            findings.findings.push(Finding { class, line, events: 1, identities, objects });
-            continue;
+            comparison.facts(line, facts.get(line))
+        } else {
+            comparison.counts(line, logs.found_in.get(line).unwrap_or(&nothing))
+        };
+        match differences {
+            None => findings.agreeing += 1,
+            Some(differences) => findings.findings.extend(differences),
         }
-        let found = logs.found_in.get(line).unwrap_or(&nothing);
-        if claim.is_none() && !evidence.owns(&line.account, &line.hour) {
-            let all: Vec<[u8; 16]> = found.keys().copied().collect();
-            findings.findings.push(comparison.finding(Class::OutsideOwnership, line, &all));
-            continue;
-        }
-        let of_logs: BTreeSet<[u8; 16]> = found.keys().copied().collect();
-        if claim.is_some_and(|claim| claim.sha256 == hex::encode(identities_sha256(&of_logs))) {
-            findings.agreeing += 1;
-            continue;
-        }
-        findings.findings.extend(comparison.line(line, found));
     }
     findings
 }
@@ -133,46 +118,134 @@ pub(crate) fn against_evidence(logs: &Logs, evidence: &EvidenceFile) -> Findings
 struct Comparison<'a> {
     logs: &'a Logs,
     evidence: &'a EvidenceFile,
+    excuses: Excuses<'a>,
 }
 
-type FoundIn = BTreeMap<[u8; 16], Vec<usize>>;
+type FoundIn = BTreeMap<[u8; 16], Vec<Place>>;
 
-impl Comparison<'_> {
-    /// What differs in a line whose hashes differ.
-    fn line(&self, line: &Line, found: &FoundIn) -> Vec<Finding> {
-        let mut by_class = BTreeMap::<Class, Vec<[u8; 16]>>::new();
-        let known = self.evidence.identities.as_ref();
-        match known.map(|known| known.get(line).cloned().unwrap_or_default()) {
-            Some(counted) => {
-                for (identity, objects) in found.iter().filter(|(identity, _)| !counted.contains(*identity)) {
-                    by_class.entry(self.class_of(objects)).or_default().push(*identity);
-                }
-                let missing: Vec<[u8; 16]> =
-                    counted.into_iter().filter(|identity| !found.contains_key(identity)).collect();
-                if !missing.is_empty() {
-                    by_class.insert(Class::NotInTheLogs, missing);
-                }
-                by_class.into_iter().map(|(class, identities)| self.finding(class, line, &identities)).collect()
-            }
-            None => self.without_identities(line, found),
+impl<'a> Comparison<'a> {
+    /// What differs in a line of facts; `None` if it is as in the logs.
+    fn facts(&mut self, line: &Line, found: Option<&(Number, Vec<Mark>)>) -> Option<Vec<Finding>> {
+        let claim = self.evidence.lines.get(line);
+        if let (Some((total, marks)), Some(claim)) = (found, claim)
+            && (total.to_string(), hex::encode(marks_sha256(marks.clone())))
+                == (claim.total.clone(), claim.sha256.clone())
+        {
+            return None;
+        }
+        let in_logs: BTreeSet<Mark> = found.into_iter().flat_map(|(_, marks)| marks).cloned().collect();
+        if claim.is_none() && !self.evidence.owns(&line.account, &line.hour) {
+            return Some(vec![self.fact_finding(Class::OutsideOwnership, line, &in_logs)]);
+        }
+        let claimed = match (claim, &self.evidence.behind) {
+            (None, _) => Some(BTreeSet::new()),
+            (Some(_), Some(behind)) => Some(behind.facts.get(line).cloned().unwrap_or_default()),
+            (Some(_), None) => None,
+        };
+        let by_class = match claimed {
+            Some(claimed) => self.facts_by_class(&in_logs, &claimed),
+            // What bears on an hour follows from all facts of a resource: their hash alone tells nothing of one.
+            None if found.is_none() => BTreeMap::from([(Class::NotInTheLogs, BTreeSet::new())]),
+            None => BTreeMap::from([(Class::Unexplained, BTreeSet::new())]),
+        };
+        Some(by_class.into_iter().map(|(class, marks)| self.fact_finding(class, line, &marks)).collect())
+    }
+
+    /// The facts that bear on a line on one side only.
+    fn facts_by_class(
+        &mut self,
+        in_logs: &BTreeSet<Mark>,
+        claimed: &BTreeSet<Mark>,
+    ) -> BTreeMap<Class, BTreeSet<Mark>> {
+        let mut by_class = BTreeMap::<Class, BTreeSet<Mark>>::new();
+        for mark in in_logs.difference(claimed) {
+            let places = self.logs.stated_in.get(mark).map_or(&[][..], Vec::as_slice);
+            let class = self.class_of(mark_text(mark).as_bytes(), &time::hour(mark.2), places);
+            by_class.entry(class).or_default().insert(mark.clone());
+        }
+        let are_others = !by_class.is_empty();
+        for mark in claimed.difference(in_logs) {
+            let class = match self.logs.stated_in.contains_key(mark) {
+                false => Class::NotInTheLogs,
+                // The logs have it, and something above takes its place.
+                true if are_others => continue,
+                true => Class::Unexplained,
+            };
+            by_class.entry(class).or_default().insert(mark.clone());
+        }
+        if by_class.is_empty() {
+            // The same facts, and another total.
+            by_class.insert(Class::Unexplained, BTreeSet::new());
+        }
+        by_class
+    }
+
+    fn fact_finding(&self, class: Class, line: &Line, marks: &BTreeSet<Mark>) -> Finding {
+        let places = marks.iter().filter_map(|mark| self.logs.stated_in.get(mark)).flatten();
+        Finding {
+            class,
+            line: line.clone(),
+            events: (marks.len() as u64).max(1),
+            identities: marks.iter().map(mark_text).collect(),
+            objects: self.paths(places),
         }
     }
 
+    /// What differs in a line of counts; `None` if it is as in the logs.
+    fn counts(&mut self, line: &Line, found: &FoundIn) -> Option<Vec<Finding>> {
+        let claim = self.evidence.lines.get(line);
+        let all: Vec<[u8; 16]> = found.keys().copied().collect();
+        if claim.is_none() && !self.evidence.owns(&line.account, &line.hour) {
+            return Some(vec![self.finding(Class::OutsideOwnership, line, &all)]);
+        }
+        if claim.is_some_and(|claim| claim.sha256 == hash(all)) {
+            return None;
+        }
+        let counted = match (claim, &self.evidence.behind) {
+            (None, _) => Some(BTreeSet::new()),
+            (Some(_), Some(behind)) => Some(behind.identities.get(line).cloned().unwrap_or_default()),
+            (Some(_), None) => None,
+        };
+        let Some(counted) = counted else { return Some(self.without_identities(line, found)) };
+        let mut by_class = BTreeMap::<Class, Vec<[u8; 16]>>::new();
+        for (identity, places) in found.iter().filter(|(identity, _)| !counted.contains(*identity)) {
+            let class = self.class_of(&named(line, identity), &line.hour, places);
+            by_class.entry(class).or_default().push(*identity);
+        }
+        let missing: Vec<[u8; 16]> = counted.into_iter().filter(|identity| !found.contains_key(identity)).collect();
+        if !missing.is_empty() {
+            by_class.insert(Class::NotInTheLogs, missing);
+        }
+        Some(by_class.into_iter().map(|(class, identities)| self.finding(class, line, &identities)).collect())
+    }
+
     /// Without identities: if the events of the objects that the evidence knows have its hash, the others explain the rest.
-    fn without_identities(&self, line: &Line, found: &FoundIn) -> Vec<Finding> {
+    /// If they have it but for one, and a dead letter may hold that one, it is that one.
+    fn without_identities(&mut self, line: &Line, found: &FoundIn) -> Vec<Finding> {
         let claim = self.evidence.lines.get(line);
         let (inside, outside): (FoundIn, FoundIn) =
-            found.clone().into_iter().partition(|(_, objects)| self.class_of(objects) == Class::Unexplained);
-        let of_inside: BTreeSet<[u8; 16]> = inside.keys().copied().collect();
-        let is_explained = match claim {
-            Some(claim) => claim.sha256 == hex::encode(identities_sha256(&of_inside)),
-            None => of_inside.is_empty(),
+            found.clone().into_iter().partition(|(_, places)| !self.known(places).is_empty());
+        let claimed = claim.map_or_else(|| hash([]), |claim| claim.sha256.clone());
+        let set_aside = if hash(inside.keys().copied()) == claimed {
+            Some(None)
+        } else if inside.len() <= TRIED_MAX {
+            let without = |one: &[u8; 16]| hash(inside.keys().copied().filter(|other| other != one)) == claimed;
+            let one = inside.iter().find(|(identity, _)| without(identity));
+            one.filter(|(identity, places)| {
+                self.class_of(&named(line, *identity), &line.hour, places) == Class::NotCounted
+            })
+            .map(|(identity, _)| Some(*identity))
+        } else {
+            None
         };
-        if is_explained {
+        if let Some(set_aside) = set_aside {
             let mut by_class = BTreeMap::<Class, Vec<[u8; 16]>>::new();
-            for (identity, objects) in &outside {
-                by_class.entry(self.class_of(objects)).or_default().push(*identity);
+            for (identity, places) in &outside {
+                let class = self.class_of(&named(line, identity), &line.hour, places);
+                by_class.entry(class).or_default().push(*identity);
             }
+            by_class.entry(Class::NotCounted).or_default().extend(set_aside);
+            by_class.retain(|_, identities| !identities.is_empty());
             return by_class.into_iter().map(|(class, identities)| self.finding(class, line, &identities)).collect();
         }
         // Only the counts are known.
@@ -184,34 +257,56 @@ impl Comparison<'_> {
         vec![Finding { class, line: line.clone(), events, identities: Vec::new(), objects: Vec::new() }]
     }
 
-    /// Why events in these objects are not counted.
-    fn class_of(&self, objects: &[usize]) -> Class {
-        let objects = || objects.iter().map(|position| &self.logs.objects[*position]);
-        let is_known = |object: &LogObject| {
-            self.evidence.knows([Some(object.sha256), object.content_sha256].into_iter().flatten())
-        };
-        if objects().any(is_known) {
-            let has_letters = |object: &LogObject| {
-                self.evidence.dead_letter_objects.iter().any(|name| file_name(name) == file_name(&object.path))
-            };
-            return if objects().any(has_letters) { Class::NotCounted } else { Class::Unexplained };
+    /// Of some records, those in objects that the evidence was counted from.
+    fn known(&self, places: &[Place]) -> Vec<Known<'a>> {
+        let evidence = self.evidence;
+        let known = places.iter().map(|place| {
+            let LogObject { sha256, content_sha256, .. } = &self.logs.objects[place.object as usize];
+            let names = evidence.names_of([Some(*sha256), *content_sha256].into_iter().flatten());
+            Known { names, content: content_sha256.unwrap_or(*sha256), record: place.record }
+        });
+        known.filter(|known| !known.names.is_empty()).collect()
+    }
+
+    /// Why something of an hour is not counted that is in these records.
+    fn class_of(&mut self, named: &[u8], hour: &str, places: &[Place]) -> Class {
+        let known = self.known(places);
+        if !known.is_empty() {
+            let is_excused = self.excuses.excuse(named, hour, &known);
+            return if is_excused { Class::NotCounted } else { Class::Unexplained };
         }
+        let mut objects = places.iter().map(|place| &self.logs.objects[place.object as usize]);
         let is_later = |object: &LogObject| delivered_at(&object.path).is_some_and(|at| self.evidence.cut_at < at);
-        if objects().all(is_later) { Class::AfterTheCut } else { Class::ObjectNotInEvidence }
+        if objects.all(is_later) { Class::AfterTheCut } else { Class::ObjectNotInEvidence }
     }
 
     fn finding(&self, class: Class, line: &Line, identities: &[[u8; 16]]) -> Finding {
         let found = self.logs.found_in.get(line);
-        let positions = identities.iter().filter_map(|identity| found?.get(identity)).flatten();
-        let objects: BTreeSet<&str> = positions.map(|position| self.logs.objects[*position].path.as_str()).collect();
+        let places = identities.iter().filter_map(|identity| found?.get(identity)).flatten();
         Finding {
             class,
             line: line.clone(),
             events: identities.len() as u64,
             identities: identities.iter().map(hex::encode).collect(),
-            objects: objects.into_iter().map(str::to_owned).collect(),
+            objects: self.paths(places),
         }
     }
+
+    fn paths<'p>(&self, places: impl Iterator<Item = &'p Place>) -> Vec<String> {
+        let paths: BTreeSet<&str> =
+            places.map(|place| self.logs.objects[place.object as usize].path.as_str()).collect();
+        paths.into_iter().map(str::to_owned).collect()
+    }
+}
+
+/// The hash of a line of counts.
+fn hash(identities: impl IntoIterator<Item = [u8; 16]>) -> String {
+    hex::encode(identities_sha256(&identities.into_iter().collect()))
+}
+
+/// What names an event: its line and its identity.
+fn named(line: &Line, identity: &[u8; 16]) -> Vec<u8> {
+    [line.account.as_bytes(), b"/", line.meter.as_bytes(), b"/", identity].concat()
 }
 
 fn file_name(name: &str) -> &str {
@@ -233,6 +328,7 @@ mod tests {
     use serde_json::{Value, json};
     use sha2::{Digest, Sha256};
 
+    use super::super::evidence_file::NotEvidence;
     use super::*;
 
     const NOW: &str = "2026-11-22T08:00:00Z";
@@ -265,7 +361,7 @@ mod tests {
     }
 
     /// The evidence of everything in some logs, the account owned from the 5th of October on, a cut on the 4th of November.
-    fn evidence(logs: &Logs, with_identities: bool, dead_letter: Option<&str>) -> Vec<u8> {
+    fn evidence(logs: &Logs, with_identities: bool, letters: &[Value]) -> Vec<u8> {
         let mut lines = vec![
             json!({ "is": "evidence", "format": 1, "customer": "acme", "period_start": "2026-10-01",
                 "period_end": "2026-11-01", "cut": 1, "cut_at": "2026-11-04T00:00:00Z" }),
@@ -289,9 +385,9 @@ mod tests {
             lines.push(json!({ "is": "object", "name": object.path, "sha256": hex::encode(object.sha256),
                 "content_sha256": null }));
         }
-        lines.extend(dead_letter.map(|object| json!({ "is": "dead_letter", "object": object })));
+        lines.extend_from_slice(letters);
         lines.push(json!({ "is": "end", "lines": count, "objects": logs.objects.len(), "logs": 0,
-            "dead_letters": usize::from(dead_letter.is_some()) }));
+            "dead_letters": letters.len() }));
         if with_identities {
             lines.extend(behind);
         }
@@ -301,7 +397,7 @@ mod tests {
     /// Compares logs with the evidence of other logs, with and without identities, and says each finding.
     fn check(counted: &[(String, Vec<u8>)], given: &[(String, Vec<u8>)], expected: &[(Class, u64)]) {
         for with_identities in [true, false] {
-            let file = EvidenceFile::parse(&evidence(&logs(counted), with_identities, None)).unwrap();
+            let file = EvidenceFile::parse(&evidence(&logs(counted), with_identities, &[])).unwrap();
             let found = against_evidence(&logs(given), &file);
             let said: Vec<(Class, u64)> = found.findings.iter().map(|found| (found.class, found.events)).collect();
             assert_eq!(said, expected, "with identities: {with_identities}");
@@ -334,29 +430,169 @@ mod tests {
         check(&[first.clone(), idle], &[first], &[(Class::NotInTheLogs, 1)]);
     }
 
-    #[test]
-    fn an_event_of_a_known_object_that_is_not_counted_is_unexplained_unless_it_was_set_aside() {
+    /// Of an object of the 7th of October.
+    fn letter(object: &str, reason: &str, state: &str) -> Value {
+        json!({ "is": "dead_letter", "id": "6b86", "reason": reason, "object": object, "offset": 0,
+            "seen_at": "2026-10-07T01:06:00Z", "state": state, "dismissed_by": null, "dismissed_because": null })
+    }
+
+    /// Of the events 1, 2, 3 of an object known to the evidence, the last ones are not counted: what is said of them, with
+    /// identities and without.
+    fn check_missing(missing: usize, letters: &[Value], expected: &[(Class, u64)], without: &[(Class, u64)]) {
         let whole = (name("20261007T0105", 1), object(&[1, 2, 3], "2026-10-07T01:00:00Z"));
         let mut counted = logs(std::slice::from_ref(&whole));
         for found in counted.found_in.values_mut() {
-            found.pop_last();
+            (0..missing).for_each(|_| drop(found.pop_last()));
         }
-        for (dead_letter, class) in [(None, Class::Unexplained), (Some(whole.0.as_str()), Class::NotCounted)] {
-            let file = EvidenceFile::parse(&evidence(&counted, true, dead_letter)).unwrap();
-            let found = against_evidence(&logs(std::slice::from_ref(&whole)), &file);
-            assert_eq!(found.findings.len(), 1);
-            let finding = &found.findings[0];
-            assert_eq!((finding.class, finding.identities[0].ends_with("03")), (class, true));
-            assert_eq!(finding.objects, std::slice::from_ref(&whole.0));
+        for (with_identities, expected) in [(true, expected), (false, without)] {
+            let file = EvidenceFile::parse(&evidence(&counted, with_identities, letters)).unwrap();
+            // Given twice, a record is still one.
+            let found = against_evidence(&logs(&[whole.clone(), whole.clone()]), &file);
+            let said: Vec<(Class, u64)> = found.findings.iter().map(|found| (found.class, found.events)).collect();
+            assert_eq!(said, expected, "{letters:?}, with identities: {with_identities}");
+            assert_eq!(found.agrees(), expected.iter().all(|(class, _)| !class.is_a_difference()));
+            for finding in found.findings.iter().filter(|finding| !finding.identities.is_empty()) {
+                assert_eq!(finding.objects, std::slice::from_ref(&whole.0));
+                let is_missing = |identity: &String| missing == 3 || !identity.ends_with("01");
+                assert!(finding.identities.iter().all(is_missing), "{finding:?}");
+            }
         }
+    }
+
+    #[test]
+    fn a_dead_letter_accounts_for_no_more_than_it_can_hold() {
+        use Class::{NotCounted, Unexplained};
+        let named = name("20261007T0105", 1);
+        let of = |reason, state| letter(&named, reason, state);
+        let slice = |events: u64, window: &str| {
+            let mut slice = of("partition_untrusted", "open");
+            (slice["events"], slice["window"]) = (json!(events), json!(window));
+            slice
+        };
+        check_missing(1, &[], &[(Unexplained, 1)], &[(Unexplained, 1)]);
+        for state in ["open", "dismissed"] {
+            let one = of("record_too_large", state);
+            check_missing(1, std::slice::from_ref(&one), &[(NotCounted, 1)], &[(NotCounted, 1)]);
+            let both = [(NotCounted, 1), (Unexplained, 1)];
+            check_missing(2, std::slice::from_ref(&one), &both, &[(Unexplained, 2)]);
+            check_missing(2, &[one.clone(), one], &[(NotCounted, 2)], &[(Unexplained, 2)]);
+        }
+        // Counted when it was put right; of another object; what the recount does not count either.
+        let elsewhere = letter(&format!("other/{named}"), "record_too_large", "open");
+        for useless in [of("record_too_large", "resolved"), elsewhere, of("broken_json", "open")] {
+            check_missing(1, std::slice::from_ref(&useless), &[(Unexplained, 1)], &[(Unexplained, 1)]);
+        }
+        // It was no hour ahead.
+        check_missing(1, &[of("event_time_in_future", "open")], &[(Unexplained, 1)], &[(Unexplained, 1)]);
+        let mut ahead = of("event_time_in_future", "open");
+        ahead["seen_at"] = json!("2026-10-06T23:59:59Z");
+        check_missing(1, &[ahead], &[(NotCounted, 1)], &[(NotCounted, 1)]);
+        check_missing(2, &[slice(2, "2026-10-07T01")], &[(NotCounted, 2)], &[(Unexplained, 2)]);
+        check_missing(2, &[slice(1, "2026-10-07T01")], &[(NotCounted, 1), (Unexplained, 1)], &[(Unexplained, 2)]);
+        check_missing(1, &[slice(9, "2026-10-07T02")], &[(Unexplained, 1)], &[(Unexplained, 1)]);
+        check_missing(3, &[of("gzip_bomb", "open")], &[(NotCounted, 3)], &[(Unexplained, 3)]);
+    }
+
+    /// A log object of samples of a NAT gateway: what went through it in an hour of the 7th of October.
+    fn samples(values: &[(u8, u64)]) -> Vec<u8> {
+        let sample = |(hour, value): &(u8, u64)| {
+            json!({ "specversion": "1.0", "id": format!("{hour}-{value}"), "source": "/c", "type": "nat_gateway_bytes",
+                "subject": ACCOUNT, "time": format!("2026-10-07T{hour:02}:00:00Z"),
+                "data": { "resource": "nat-1", "value": value, "unit": "bytes", "revision": value } })
+        };
+        json!(values.iter().map(sample).collect::<Vec<Value>>()).to_string().into_bytes()
+    }
+
+    /// The evidence of the facts in some logs, which are in these objects.
+    fn text_of_facts(logs: &Logs, with_identities: bool) -> String {
+        let period = ["2026-10-01", "2026-11-01"];
+        let [from, until] = period.map(|day| time::instant(&format!("{day}T00:00:00Z")).unwrap());
+        let mut lines = vec![
+            json!({ "is": "evidence", "format": 1, "customer": "acme", "period_start": period[0],
+                "period_end": period[1], "cut": 1, "cut_at": "2026-11-04T00:00:00Z" }),
+            json!({ "is": "meter", "meter": "nat_gateway_bytes", "aggregation": "sum" }),
+            json!({ "is": "owned", "account": ACCOUNT, "from": "2026-10-05T00:00:00Z", "until": null }),
+        ];
+        let mut behind = Vec::new();
+        for (line, (total, marks)) in logs.recount.fact_lines(from, until) {
+            let [account, meter, window] = [&line.account, &line.meter, &line.hour];
+            let of: Vec<String> = marks.iter().map(mark_text).collect();
+            behind.push(json!({ "is": "identities", "account": account, "meter": meter, "window": window, "of": of }));
+            lines.push(json!({ "is": "line", "account": account, "meter": meter, "window": window,
+                "total": total.to_string(), "sha256": hex::encode(marks_sha256(marks)) }));
+        }
+        for object in &logs.objects {
+            lines.push(json!({ "is": "object", "name": object.path, "sha256": hex::encode(object.sha256),
+                "content_sha256": null }));
+        }
+        let (count, objects) = (behind.len(), logs.objects.len());
+        lines.push(json!({ "is": "end", "lines": count, "objects": objects, "logs": 0, "dead_letters": 0 }));
+        lines.extend(behind.into_iter().filter(|_| with_identities));
+        lines.iter().map(|line| format!("{line}\n")).collect()
+    }
+
+    fn evidence_of_facts(logs: &Logs, with_identities: bool) -> EvidenceFile {
+        EvidenceFile::parse(text_of_facts(logs, with_identities).as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn facts_on_one_side_only_are_named_and_classed_by_their_objects() {
+        use Class::{AfterTheCut, NotInTheLogs, ObjectNotInEvidence};
+        let first = (name("20261007T0905", 1), samples(&[(7, 70), (8, 80)]));
+        let lost = (name("20261007T1005", 2), samples(&[(8, 81)]));
+        let late = (name("20261104T0105", 3), samples(&[(9, 90)]));
+        let whole = [first.clone(), lost.clone(), late.clone()];
+        let hour = |number: u8| format!("2026-10-07T{number:02}");
+        let check = |counted: &[_], given: &[_], expected: &[(Class, String, &str)]| {
+            let file = evidence_of_facts(&logs(counted), true);
+            let found = against_evidence(&logs(given), &file);
+            let said: Vec<(Class, String, &str)> = found
+                .findings
+                .iter()
+                .flat_map(|finding| finding.identities.iter().map(|of| (finding.class, &finding.line.hour, of)))
+                .map(|(class, hour, of)| (class, hour.clone(), of.rsplit_once(' ').unwrap().1))
+                .collect();
+            assert_eq!(said, expected);
+            assert!(found.findings.iter().all(|finding| finding.events == finding.identities.len() as u64));
+            assert_eq!((found.agrees(), found.unchecked.len()), (expected.is_empty(), 0));
+        };
+        check(&whole, &whole, &[]);
+        check(&whole[..1], &whole[..1], &[]);
+        let more = [(ObjectNotInEvidence, hour(8), "81"), (AfterTheCut, hour(9), "90")];
+        // What it takes the place of is in the logs too.
+        check(&whole[..1], &whole, &more);
+        let fewer = [(NotInTheLogs, hour(8), "81"), (NotInTheLogs, hour(9), "90")];
+        let of_first = against_evidence(&logs(&whole[..1]), &evidence_of_facts(&logs(&whole), true));
+        assert!(!of_first.agrees());
+        for (class, hour, value) in fewer {
+            let names = |of: &String| of.ends_with(&format!("amount {value}"));
+            let is_named = |finding: &Finding| finding.class == class && finding.line.hour == hour;
+            assert!(of_first.findings.iter().any(|one| is_named(one) && one.identities.iter().any(names)), "{value}");
+        }
+        // Without what is behind the hashes they differ, and nothing can be named.
+        let unnamed = against_evidence(&logs(&whole), &evidence_of_facts(&logs(&whole[..1]), false));
+        assert!(!unnamed.agrees());
+    }
+
+    #[test]
+    fn what_is_behind_a_line_of_facts_must_have_its_hash_and_be_there() {
+        let objects = [(name("20261007T0905", 1), samples(&[(7, 70), (8, 80)]))];
+        let text = text_of_facts(&logs(&objects), true);
+        assert!(EvidenceFile::parse(text.as_bytes()).is_ok());
+        let other = text.replace("amount 70", "amount 71");
+        assert!(matches!(EvidenceFile::parse(other.as_bytes()), Err(NotEvidence::Identities(8))), "{text}");
+        let last = text[..text.len() - 1].rfind('\n').unwrap() + 1;
+        assert!(matches!(EvidenceFile::parse(&text.as_bytes()[..last]), Err(NotEvidence::Incomplete)));
+        let none = evidence_of_facts(&logs(&objects), false);
+        assert!(none.behind.is_none());
     }
 
     #[test]
     fn a_file_that_was_changed_is_refused_or_has_another_hash() {
         let counted = logs(&[(name("20261007T0105", 1), object(&[1, 2], "2026-10-07T01:00:00Z"))]);
-        let whole = evidence(&counted, true, None);
+        let whole = evidence(&counted, true, &[]);
         let file = EvidenceFile::parse(&whole).unwrap();
-        assert_eq!(file.sha256, <[u8; 32]>::from(Sha256::digest(evidence(&counted, false, None))));
+        assert_eq!(file.sha256, <[u8; 32]>::from(Sha256::digest(evidence(&counted, false, &[]))));
         let text = String::from_utf8(whole).unwrap();
         let lines: Vec<&str> = text.split_inclusive('\n').collect();
         let without = |skipped: usize| {
@@ -368,6 +604,19 @@ mod tests {
             assert!(parsed.is_err() || parsed.unwrap().sha256 != file.sha256, "without line {skipped}");
         }
         assert!(EvidenceFile::parse(&text.as_bytes()[..text.len() - 1]).is_err());
+        let half = evidence(
+            &logs(&[
+                (name("20261007T0105", 1), object(&[1], "2026-10-07T01:00:00Z")),
+                (name("20261007T0205", 2), object(&[2], "2026-10-07T02:00:00Z")),
+            ]),
+            true,
+            &[],
+        );
+        let cut = half[..half.len() - 1].iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
+        assert!(
+            matches!(EvidenceFile::parse(&half[..cut]), Err(NotEvidence::Incomplete)),
+            "the last identities are gone"
+        );
         let other = text.replace("\"format\":1", "\"format\":2");
         assert!(EvidenceFile::parse(other.as_bytes()).unwrap_err().to_string().contains("format 2"));
         let swapped = text.replacen("456789", "456780", 1);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use reference::{Adds, Line, Rules, is_built_in, time};
+use reference::{Adds, Line, Mark, Rules, is_built_in, time};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
@@ -30,6 +30,19 @@ pub(crate) struct Claim {
     pub(crate) sha256: String,
 }
 
+/// A record that was set aside and is not counted: open, or dismissed on somebody's word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Letter {
+    pub(crate) id: String,
+    pub(crate) reason: String,
+    /// The name of the source object.
+    pub(crate) object: String,
+    /// In microseconds since 1970.
+    pub(crate) seen_at: i64,
+    /// Of a slice: how many events or facts, and of which hour or day.
+    pub(crate) holds: Option<(u64, String)>,
+}
+
 /// An evidence file.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct EvidenceFile {
@@ -48,11 +61,18 @@ pub(crate) struct EvidenceFile {
     pub(crate) rules: Rules,
     pub(crate) lines: BTreeMap<Line, Claim>,
     /// Hashes of the source objects, as stored and of their content, and how they are named.
-    pub(crate) objects: BTreeMap<[u8; 32], String>,
-    /// Names of objects with dead letters.
-    pub(crate) dead_letter_objects: BTreeSet<String>,
-    /// Every identity of each line, where the file has them.
-    pub(crate) identities: Option<BTreeMap<Line, BTreeSet<[u8; 16]>>>,
+    pub(crate) objects: BTreeMap<[u8; 32], BTreeSet<String>>,
+    /// What was set aside of objects that may be named, and is not counted.
+    pub(crate) letters: Vec<Letter>,
+    /// What is behind each line, where the file has it.
+    pub(crate) behind: Option<Behind>,
+}
+
+/// What the hashes of the lines are over.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Behind {
+    pub(crate) identities: BTreeMap<Line, BTreeSet<[u8; 16]>>,
+    pub(crate) facts: BTreeMap<Line, BTreeSet<Mark>>,
 }
 
 #[derive(Deserialize)]
@@ -92,7 +112,15 @@ enum Written {
     },
     Log,
     DeadLetter {
+        id: String,
+        reason: String,
         object: Option<String>,
+        seen_at: String,
+        state: String,
+        #[serde(default)]
+        events: Option<u64>,
+        #[serde(default)]
+        window: Option<String>,
     },
     End {
         lines: usize,
@@ -155,7 +183,11 @@ impl EvidenceFile {
                 }
             }
         }
-        if ended { Ok(file) } else { Err(NotEvidence::Incomplete) }
+        if ended && file.behind.as_ref().is_none_or(|behind| file.lines.keys().all(|line| behind.has(line))) {
+            Ok(file)
+        } else {
+            Err(NotEvidence::Incomplete)
+        }
     }
 
     fn add(&mut self, written: Written) -> Option<()> {
@@ -187,30 +219,41 @@ impl EvidenceFile {
             }
             Written::Object { name, sha256, content_sha256 } => {
                 for hash in [Some(sha256), content_sha256].into_iter().flatten() {
-                    self.objects.insert(hex::decode(hash).ok()?.try_into().ok()?, name.clone());
+                    let named: &mut BTreeSet<String> =
+                        self.objects.entry(hex::decode(hash).ok()?.try_into().ok()?).or_default();
+                    named.insert(name.clone());
                 }
             }
-            Written::DeadLetter { object } => self.dead_letter_objects.extend(object),
+            Written::DeadLetter { id, reason, object, seen_at, state, events, window } => {
+                let seen_at = time::instant(&seen_at)?;
+                // What was put right is counted, and accounts for nothing that is missing.
+                if let (Some(object), "open" | "dismissed") = (object, state.as_str()) {
+                    self.letters.push(Letter { id, reason, object, seen_at, holds: events.zip(window) });
+                }
+            }
             Written::Source | Written::Log | Written::End { .. } | Written::Identities { .. } => {}
         }
         Some(())
     }
 
-    /// Takes in the identities of a line of counts, if they have the hash of the line.
+    /// Takes in what is behind a line, if it has the hash of the line.
     fn add_identities(&mut self, line: Line, of: &[String], number: usize) -> Result<(), NotEvidence> {
-        let all = self.identities.get_or_insert_default();
-        if self.meters.get(&line.meter).is_none_or(|aggregation| aggregation != "count") {
-            return Ok(());
-        }
-        let parsed = of.iter().map(|hex| hex::decode(hex).ok()?.try_into().ok());
-        let identities: Option<BTreeSet<[u8; 16]>> = parsed.collect();
-        let identities = identities.ok_or(NotEvidence::Line(number))?;
-        let sha256 = hex::encode(reference::identities_sha256(&identities));
-        if self.lines.get(&line).is_none_or(|claim| claim.sha256 != sha256) {
-            return Err(NotEvidence::Identities(number));
-        }
-        all.insert(line, identities);
-        Ok(())
+        let behind = self.behind.get_or_insert_default();
+        let claimed = self.lines.get(&line).map(|claim| &claim.sha256).ok_or(NotEvidence::Identities(number))?;
+        let sha256 = if self.meters.get(&line.meter).is_some_and(|aggregation| aggregation == "count") {
+            let parsed = of.iter().map(|hex| hex::decode(hex).ok()?.try_into().ok());
+            let identities: Option<BTreeSet<[u8; 16]>> = parsed.collect();
+            let identities = identities.ok_or(NotEvidence::Line(number))?;
+            let sha256 = reference::identities_sha256(&identities);
+            behind.identities.insert(line, identities);
+            sha256
+        } else {
+            let marks: Option<Vec<Mark>> = of.iter().map(|text| mark(text)).collect();
+            let marks = marks.ok_or(NotEvidence::Line(number))?;
+            behind.facts.insert(line, marks.iter().cloned().collect());
+            reference::marks_sha256(marks)
+        };
+        if *claimed == hex::encode(sha256) { Ok(()) } else { Err(NotEvidence::Identities(number)) }
     }
 
     /// Whether an hour of an account is the customer's.
@@ -225,8 +268,27 @@ impl EvidenceFile {
         time::hour_start(hour).is_some_and(|at| self.period.0 <= at && at < self.period.1)
     }
 
-    /// Whether an object with one of these hashes was counted from.
-    pub(crate) fn knows(&self, hashes: impl IntoIterator<Item = [u8; 32]>) -> bool {
-        hashes.into_iter().any(|hash| self.objects.contains_key(&hash))
+    /// The names under which an object with one of these hashes was counted from; none if it was not.
+    pub(crate) fn names_of(&self, hashes: impl IntoIterator<Item = [u8; 32]>) -> BTreeSet<&str> {
+        hashes.into_iter().filter_map(|hash| self.objects.get(&hash)).flatten().map(String::as_str).collect()
     }
+}
+
+impl Behind {
+    fn has(&self, line: &Line) -> bool {
+        self.identities.contains_key(line) || self.facts.contains_key(line)
+    }
+}
+
+/// Reads `KEY REVISION TIME VALUE`.
+fn mark(text: &str) -> Option<Mark> {
+    let mut parts = text.splitn(4, ' ');
+    let key = hex::decode(parts.next()?).ok()?.try_into().ok()?;
+    let (revision, time) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    Some((key, revision, time, parts.next()?.to_owned()))
+}
+
+/// Writes it.
+pub(crate) fn mark_text((key, revision, time, value): &Mark) -> String {
+    format!("{} {revision} {time} {value}", hex::encode(key))
 }

@@ -5,6 +5,7 @@
 mod against_evidence;
 mod against_stores;
 mod evidence_file;
+mod excuses;
 mod invoice_lines;
 mod logs;
 
