@@ -35,7 +35,7 @@ const COMMIT_LOG: &str = "commit-log";
 const ACKNOWLEDGEMENTS: &str = "acknowledgements";
 const MANIFESTS: &str = "manifests";
 const DEAD_LETTERS: &str = "dead-letters";
-/// Secrets that bcrypt has accepted; a deployment may do without.
+/// Secrets that bcrypt has accepted, and customers' buckets of requests; a deployment may do without.
 const AUTH_CACHE: &str = "auth-cache";
 const SOURCE_EXPECTATIONS: &str = "source-expectations";
 /// The tables, each named after the deployment and this.
@@ -228,20 +228,23 @@ impl Stores {
         Ok(())
     }
 
-    /// The table of accepted secrets, if there is one: a client and its name.
-    pub(crate) async fn verified_table(&self) -> Result<Option<(aws_sdk_dynamodb::Client, String)>, AwsError> {
+    /// The table that the servers of the API share, if there is one: a client and its name.
+    pub(crate) async fn shared_table(&self) -> Result<Option<(aws_sdk_dynamodb::Client, String)>, AwsError> {
         let name = self.table(AUTH_CACHE);
         match self.dynamodb.describe_table().table_name(&name).send().await {
             Ok(_) => Ok(Some((self.dynamodb.clone(), name))),
             Err(error) if error.as_service_error().is_some_and(|cause| cause.is_resource_not_found_exception()) => {
-                tracing::warn!(table = name, "no table of accepted secrets: each server remembers its own");
+                tracing::warn!(
+                    table = name,
+                    "no such table: each server remembers accepted secrets, and counts customers' requests, by itself"
+                );
                 Ok(None)
             }
             Err(error) => Err(AwsError::new("DescribeTable", error)),
         }
     }
 
-    /// Makes the table of accepted secrets; for stores that no infrastructure code has made.
+    /// Makes the table that the servers of the API share; for stores that no infrastructure code has made.
     #[cfg(feature = "local")]
     pub(crate) async fn ensure_verified_table(&self) -> Result<(), AwsError> {
         api::auth::create_verified_table(&self.dynamodb, &self.table(AUTH_CACHE)).await

@@ -14,7 +14,7 @@ use crate::auth::{AuthenticationError, AuthorizerContext, Caller, LookUpError, S
 use crate::connections::Peer;
 use crate::edge::now;
 use crate::problem::Problem;
-use crate::rate::{Left, REQUESTS_PER_MINUTE};
+use crate::rate::{Left, REQUESTS_PER_MINUTE, Refused};
 use crate::state::ApiState;
 
 /// The caller's address where there is no peer: what the request's context says. The host puts it into the request's
@@ -78,13 +78,13 @@ async fn authenticate(parts: &Parts, state: &ApiState) -> Result<Caller, Problem
     };
     let caller = slot.0.get_or_init(|| caller).clone();
     let owner = caller.customer.as_ref().map_or("", CustomerId::as_str);
-    match state.rates.take(owner, now()) {
+    match state.rates.take(owner, now()).await {
         Ok(left) => {
             slot.1.get_or_init(|| left);
         }
-        Err(retry_after_secs) => {
+        Err(Refused { retry_after_secs, full_in_secs }) => {
             // Named as empty in the answer's headers as well.
-            slot.1.get_or_init(|| Left { remaining: 0, full_in_secs: 60 });
+            slot.1.get_or_init(|| Left { remaining: 0, full_in_secs });
             let detail = format!("at most {REQUESTS_PER_MINUTE} requests a minute; wait as `Retry-After` says");
             return Err(Problem::too_many("too-many-requests", &detail, retry_after_secs));
         }

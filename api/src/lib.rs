@@ -70,7 +70,7 @@ pub use log::may_be_logged;
 pub use openapi::openapi;
 pub use operation::{Operation, OperationFailure, OperationTask};
 pub use operation_worker::{OperationQueue, OperationWorker};
-pub use rate::REQUESTS_PER_MINUTE;
+pub use rate::{LEASE_WAIT_MS_MAX, REQUESTS_PER_MINUTE};
 pub use readiness::NotReady;
 pub use samples::{SampleDoor, Taking};
 pub use server::{SHUTDOWN_MS_MAX, router, serve};

@@ -14,7 +14,7 @@ use crate::auth::{Authenticator, HashingPool, Sessions, SigningKeys, Verified};
 use crate::caller::Identity;
 use crate::edge::{REQUEST_MS_MAX, now};
 use crate::operation_worker::OperationQueue;
-use crate::rate::CustomerRates;
+use crate::rate::{CustomerRates, SharedBuckets};
 use crate::samples::SampleDoor;
 use crate::telemetry::Telemetry;
 use crate::tenant::{DATABASE_WAIT_MS_MAX, Statements, TenantMac};
@@ -56,8 +56,9 @@ pub struct ApiParts {
     pub mac_key: TenantMac,
     /// The keys that sign sessions.
     pub signing_keys: SigningKeys,
-    /// Where accepted secrets are remembered beside memory: a client and the table's name.
-    pub verified_table: Option<(aws_sdk_dynamodb::Client, String)>,
+    /// Where the servers of a deployment share accepted secrets and customers' buckets of requests: a client and the table's
+    /// name. Without it each server has its own, and says nothing of DynamoDB when asked whether it is ready.
+    pub shared_table: Option<(aws_sdk_dynamodb::Client, String)>,
     /// Threads for bcrypt: the processors of this machine.
     pub hashing_threads: usize,
     /// Who lets callers in.
@@ -96,15 +97,20 @@ impl ApiState {
             statements,
             mac_key,
             signing_keys,
-            verified_table,
+            shared_table,
             hashing_threads,
             identity,
             cors_origins,
         } = parts;
         let verified = Verified::new(mac_key.derive("authentication cache"));
-        let verified = match verified_table {
-            Some((client, table)) => verified.with_table(client, table),
-            None => verified,
+        let telemetry = Telemetry::default();
+        let (verified, buckets) = match shared_table {
+            Some((client, table)) => {
+                let key = mac_key.derive("request buckets");
+                let buckets = SharedBuckets::new(client.clone(), table.clone(), key, telemetry.clone(), now);
+                (verified.with_table(client, table), Some(buckets))
+            }
+            None => (verified, None),
         };
         let hashing = HashingPool::new(hashing_threads);
         let authenticator =
@@ -122,8 +128,8 @@ impl ApiState {
             recorder,
             identity,
             watchers,
-            rates: CustomerRates::new(),
-            telemetry: Telemetry::default(),
+            rates: CustomerRates::new(buckets),
+            telemetry,
             cors_origins,
             samples: None,
         }
@@ -132,6 +138,13 @@ impl ApiState {
     /// Takes usage samples in by this door; without one there is no such route.
     pub fn with_samples(self, door: SampleDoor) -> Self {
         Self { samples: Some(door), ..self }
+    }
+
+    /// Lets requests wait so long for the shared bucket of their customer, instead of [`LEASE_WAIT_MS_MAX`].
+    ///
+    /// [`LEASE_WAIT_MS_MAX`]: crate::LEASE_WAIT_MS_MAX
+    pub fn with_lease_wait(self, wait: Duration) -> Self {
+        Self { rates: self.rates.with_wait(wait), ..self }
     }
 
     /// Checks keys and sessions; for an authorizer, and to replace signing keys.

@@ -39,6 +39,18 @@ struct Measured {
     routes: BTreeMap<(String, String), OfRoute>,
     /// What the authentication cache had done when it was last handed out.
     caches: CacheCounts,
+    leases: LeaseCounts,
+    /// The same when it was last handed out.
+    leases_before: LeaseCounts,
+}
+
+/// What shared buckets of requests cost, and how often they were missed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct LeaseCounts {
+    /// Writes to the table.
+    writes: u64,
+    /// Requests that a process's own bucket let through, because the shared one was away.
+    alone: u64,
 }
 
 #[derive(Debug)]
@@ -80,6 +92,16 @@ impl Telemetry {
         since.server_errors += u64::from(status >= 500);
         since.client_errors += u64::from((400..500).contains(&status));
         since.limited += u64::from(status == 429);
+    }
+
+    /// A write that asks for leased requests.
+    pub(crate) fn asked_for_lease(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).leases.writes += 1;
+    }
+
+    /// A request that went on without the shared bucket.
+    pub(crate) fn went_alone(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).leases.alone += 1;
     }
 
     /// Everything since the start, as Prometheus reads it (text format 0.0.4).
@@ -125,6 +147,13 @@ impl Telemetry {
         for (who, count) in [("memory", caches.memory), ("table", caches.table), ("bcrypt", caches.missed)] {
             writeln!(text, "securebase_api_secrets_total{{known_by=\"{who}\"}} {count}").expect(WRITES);
         }
+        for (name, help, count) in [
+            ("lease_writes", "Writes to shared buckets of requests.", measured.leases.writes),
+            ("unshared_requests", "Requests let through while the shared bucket was away.", measured.leases.alone),
+        ] {
+            let name = format!("securebase_api_{name}_total");
+            writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {count}").expect(WRITES);
+        }
         text
     }
 
@@ -137,6 +166,11 @@ impl Telemetry {
         let before = std::mem::replace(&mut measured.caches, caches);
         if before != caches {
             lines.push(of_caches(before, caches, now));
+        }
+        let leases = measured.leases;
+        let before = std::mem::replace(&mut measured.leases_before, leases);
+        if before != leases {
+            lines.push(of_leases(before, leases, now));
         }
         for ((route, method), of_route) in &mut measured.routes {
             let since = std::mem::take(&mut of_route.since);
@@ -184,19 +218,40 @@ impl Telemetry {
 
 /// How often bcrypt was spared, and how often not.
 fn of_caches(before: CacheCounts, now_counted: CacheCounts, now: Timestamp) -> String {
-    let names = ["SecretsFromMemory", "SecretsFromTable", "SecretsFromBcrypt"];
-    let metrics: Vec<Value> = names.iter().map(|name| json!({"Name": name, "Unit": "Count"})).collect();
-    let [from_memory, from_table, from_bcrypt] = names;
-    json!({
+    of_counts(
+        &[
+            ("SecretsFromMemory", now_counted.memory.saturating_sub(before.memory)),
+            ("SecretsFromTable", now_counted.table.saturating_sub(before.table)),
+            ("SecretsFromBcrypt", now_counted.missed.saturating_sub(before.missed)),
+        ],
+        now,
+    )
+}
+
+/// What shared buckets cost, and how often they were away.
+fn of_leases(before: LeaseCounts, now_counted: LeaseCounts, now: Timestamp) -> String {
+    of_counts(
+        &[
+            ("LeaseWrites", now_counted.writes.saturating_sub(before.writes)),
+            ("UnsharedRequests", now_counted.alone.saturating_sub(before.alone)),
+        ],
+        now,
+    )
+}
+
+/// A line of counts without dimensions.
+fn of_counts(counts: &[(&str, u64)], now: Timestamp) -> String {
+    let metrics: Vec<Value> = counts.iter().map(|(name, _)| json!({"Name": name, "Unit": "Count"})).collect();
+    let mut line = json!({
         "_aws": {
             "Timestamp": now.micros().div_euclid(1_000),
             "CloudWatchMetrics": [{"Namespace": NAMESPACE, "Dimensions": [[]], "Metrics": metrics}],
         },
-        from_memory: now_counted.memory.saturating_sub(before.memory),
-        from_table: now_counted.table.saturating_sub(before.table),
-        from_bcrypt: now_counted.missed.saturating_sub(before.missed),
-    })
-    .to_string()
+    });
+    for (name, count) in counts {
+        line[*name] = json!(count);
+    }
+    line.to_string()
 }
 
 #[cfg(test)]
@@ -234,6 +289,28 @@ mod tests {
         assert_eq!(telemetry.embedded_metrics(caches, now), Vec::<String>::new(), "each answer is handed out once");
         let more = telemetry.embedded_metrics(CacheCounts { memory: 12, ..caches }, now);
         assert_eq!(serde_json::from_str::<Value>(&more[0]).unwrap()["SecretsFromMemory"], 3);
+    }
+
+    #[test]
+    fn requests_that_went_on_without_their_shared_bucket_are_counted_in_both_forms() {
+        let telemetry = Telemetry::default();
+        telemetry.asked_for_lease();
+        telemetry.went_alone();
+        telemetry.went_alone();
+        let caches = CacheCounts::default();
+        let text = telemetry.prometheus(caches);
+        for line in ["securebase_api_lease_writes_total 1", "securebase_api_unshared_requests_total 2"] {
+            assert!(text.lines().any(|shown| shown == line), "{line} is not in\n{text}");
+        }
+        let now = Timestamp::from_micros(0).unwrap();
+        let lines = telemetry.embedded_metrics(caches, now);
+        let [line] = &lines[..] else { panic!("{lines:?}") };
+        check_form(line);
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert_eq!((&line["LeaseWrites"], &line["UnsharedRequests"]), (&json!(1), &json!(2)));
+        telemetry.went_alone();
+        let lines = telemetry.embedded_metrics(caches, now);
+        assert_eq!(serde_json::from_str::<Value>(&lines[0]).unwrap()["UnsharedRequests"], 1, "once each");
     }
 
     /// Amazon CloudWatch User Guide, "Specification: Embedded metric format": what a line must have to become metrics.

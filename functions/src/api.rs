@@ -102,7 +102,7 @@ impl Api {
             statements: Statements::Unnamed,
             mac_key: TenantMac::new(tenant_key).map_err(StartError::store)?,
             signing_keys,
-            verified_table: Some((aws_sdk_dynamodb::Client::new(config), table)),
+            shared_table: Some((aws_sdk_dynamodb::Client::new(config), table)),
             hashing_threads: HASHING_THREADS,
             identity: settings.identity,
             // The gateway answers for origins.

@@ -161,7 +161,7 @@ async fn state(
         statements: statements()?,
         mac_key: TenantMac::new(platform.keys().tenant)?,
         signing_keys,
-        verified_table: stores.verified_table().await?,
+        shared_table: stores.shared_table().await?,
         hashing_threads: std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
         identity: Identity::OfHeader,
         cors_origins: cors_origins()?,

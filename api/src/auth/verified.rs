@@ -192,7 +192,8 @@ fn binary(bytes: &[u8]) -> AttributeValue {
     AttributeValue::B(bytes.into())
 }
 
-/// Makes the table of accepted secrets, with its time to live, unless it is there.
+/// Makes the table of accepted secrets, which holds customers' buckets of requests as well, with its time to live, unless it
+/// is there.
 pub async fn create_verified_table(client: &Client, table: &str) -> Result<(), AwsError> {
     let attribute = AttributeDefinition::builder().attribute_name(NAME).attribute_type(ScalarAttributeType::B);
     let key = KeySchemaElement::builder().attribute_name(NAME).key_type(KeyType::Hash);

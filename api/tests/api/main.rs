@@ -16,6 +16,7 @@ mod operations;
 mod operators;
 mod outage;
 mod pooler;
+mod rates;
 mod rotation;
 mod stage;
 mod stores;

@@ -167,7 +167,7 @@ impl Stage {
             statements: Statements::Prepared,
             mac_key: self.mac_key(),
             signing_keys: SigningKeys::new(vec![("test".to_owned(), SIGNING_KEY.to_vec())]).unwrap(),
-            verified_table: None,
+            shared_table: None,
             hashing_threads: 2,
             identity: Identity::OfHeader,
             cors_origins: vec![],
