@@ -78,6 +78,27 @@ async fn every_room_records_and_anyone_can_recompute_the_chains() {
 }
 
 #[tokio::test]
+async fn who_recorded_and_is_gone_without_a_word_holds_a_chain_for_15_seconds_at_most() {
+    let database = stage().await;
+    let idle = "select current_setting('idle_in_transaction_session_timeout')";
+    let event = "select record_audit_event('anna', 'x', 'x.y', 'x', '{}')";
+    let call = "select record_audit_call(null, now(), 'x', 'x.y', 'x', '{}')";
+    for (login, record) in [
+        ("securebase_operator", call),
+        ("securebase_operator", event),
+        ("securebase_billing", event),
+        ("securebase_aggregator", event),
+    ] {
+        let mut connection = connect(&database.url(login)).await;
+        let mut transaction = connection.begin().await.unwrap();
+        run(&mut transaction, record).await.unwrap();
+        assert_eq!(texts(&mut transaction, idle).await.unwrap(), ["15s"], "{login}: {record}");
+        transaction.commit().await.unwrap();
+        assert_eq!(texts(&mut connection, idle).await.unwrap(), ["0"], "{login}: a setting of the transaction alone");
+    }
+}
+
+#[tokio::test]
 async fn a_tenant_records_for_itself_alone_and_reads_its_own() {
     let database = stage().await;
     let mut operator = connect(&database.url("securebase_operator")).await;
