@@ -149,14 +149,21 @@ impl Database {
         if role == Role::App {
             return Ok(api::pool(self.options(role)?.application_name("securebase")));
         }
-        self.pool_of(role, CONNECTIONS)
+        let options = PgPoolOptions::new().max_connections(CONNECTIONS);
+        // Operators' requests come and go as customers' do.
+        let options = if role == Role::Operator { api::returned_in_time(options) } else { options };
+        self.pool_with(role, options)
     }
 
     /// The same with so many connections at most.
     pub(crate) fn pool_of(&self, role: Role, connections: u32) -> anyhow::Result<PgPool> {
+        self.pool_with(role, PgPoolOptions::new().max_connections(connections))
+    }
+
+    fn pool_with(&self, role: Role, pool: PgPoolOptions) -> anyhow::Result<PgPool> {
         let options = self.options(role)?.application_name("securebase");
         let wait = Duration::from_secs(DATABASE_WAIT_SECONDS_MAX);
-        Ok(PgPoolOptions::new().max_connections(connections).acquire_timeout(wait).connect_lazy_with(options))
+        Ok(pool.acquire_timeout(wait).connect_lazy_with(options))
     }
 }
 

@@ -1,5 +1,6 @@
 //! What holds for every request, before and after its route.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::extract::{MatchedPath, Request, State};
@@ -14,7 +15,7 @@ use tokio::time::{Instant, timeout};
 use tracing::Instrument as _;
 use uuid::Uuid;
 
-use crate::audit::Call;
+use crate::audit::{CALLER_GONE, Call};
 use crate::caller::{CallerSlot, address_of};
 use crate::problem::Problem;
 use crate::rate::REQUESTS_PER_MINUTE;
@@ -55,8 +56,19 @@ pub(crate) async fn edge(State(state): State<ApiState>, mut request: Request, ne
     let caller = CallerSlot::default();
     request.extensions_mut().insert(caller.clone());
     let started_at = Instant::now();
+    let mut unanswered = Unanswered {
+        state: state.clone(),
+        caller: caller.clone(),
+        method: method.clone(),
+        path,
+        route,
+        request_id: request_id.clone(),
+        address,
+        started_at,
+        is_answered: false,
+    };
 
-    let body_bytes_max = if path == samples::PATH { sample::BODY_BYTES_MAX as u64 } else { BODY_BYTES_MAX };
+    let body_bytes_max = if unanswered.path == samples::PATH { sample::BODY_BYTES_MAX as u64 } else { BODY_BYTES_MAX };
     let answer = if body_is_too_large(&request, body_bytes_max) {
         None
     } else {
@@ -77,18 +89,7 @@ pub(crate) async fn edge(State(state): State<ApiState>, mut request: Request, ne
         }
     };
 
-    if let Some(caller) = caller.get() {
-        let call = Call {
-            customer: caller.customer.clone(),
-            key_id: caller.key_id.clone(),
-            session: caller.session.clone(),
-            method: method.to_string(),
-            path: without_secrets(&path),
-            status: response.status().as_u16(),
-            request_id: request_id.clone(),
-            address: address.map(|address| address.to_string()).unwrap_or_default(),
-            at: now(),
-        };
+    if let Some(call) = unanswered.call(response.status().as_u16()) {
         // What is not recorded is not answered.
         let recorded = timeout(Duration::from_millis(REQUEST_MS_MAX), state.recorder.record(call)).await;
         if !matches!(recorded, Ok(Ok(()))) {
@@ -96,6 +97,7 @@ pub(crate) async fn edge(State(state): State<ApiState>, mut request: Request, ne
             response = unrecorded().write(&request_id);
         }
     }
+    unanswered.is_answered = true;
 
     add_security_headers(&mut response);
     let headers = response.headers_mut();
@@ -109,16 +111,66 @@ pub(crate) async fn edge(State(state): State<ApiState>, mut request: Request, ne
     headers.insert(X_REQUEST_ID, HeaderValue::from_str(&request_id).expect("a UUID is visible ASCII"));
     let elapsed = started_at.elapsed();
     let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
-    state.telemetry.answered(&route, known_method(&method), response.status().as_u16(), micros);
+    state.telemetry.answered(&unanswered.route, known_method(&method), response.status().as_u16(), micros);
     tracing::info!(
         %request_id,
         method = known_method(&method),
-        route,
+        route = unanswered.route,
         status = response.status().as_u16(),
         elapsed_ms = micros / 1_000,
         "answered"
     );
     response
+}
+
+/// A call until its answer is ready and recorded. Dropped before, its caller has hung up: the server ends the work then,
+/// wherever it is, and the call is recorded all the same.
+struct Unanswered {
+    state: ApiState,
+    caller: CallerSlot,
+    method: Method,
+    path: String,
+    route: String,
+    request_id: String,
+    address: Option<IpAddr>,
+    started_at: Instant,
+    is_answered: bool,
+}
+
+impl Unanswered {
+    /// What is recorded; nothing if nobody was let in.
+    fn call(&self, status: u16) -> Option<Call> {
+        self.caller.get().map(|caller| Call {
+            customer: caller.customer.clone(),
+            key_id: caller.key_id.clone(),
+            session: caller.session.clone(),
+            method: self.method.to_string(),
+            path: without_secrets(&self.path),
+            status,
+            request_id: self.request_id.clone(),
+            address: self.address.map(|address| address.to_string()).unwrap_or_default(),
+            at: now(),
+        })
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        if self.is_answered {
+            return;
+        }
+        let request_id = &self.request_id;
+        if let Some(call) = self.call(CALLER_GONE)
+            && let Err(error) = self.state.recorder.record_at_once(call)
+        {
+            tracing::error!(alarm = "audit", %request_id, %error, "a call could not be recorded, and its caller is gone");
+        }
+        let micros = u64::try_from(self.started_at.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let method = known_method(&self.method);
+        self.state.telemetry.answered(&self.route, method, CALLER_GONE, micros);
+        let elapsed_ms = micros / 1_000;
+        tracing::info!(%request_id, method, route = self.route, status = CALLER_GONE, elapsed_ms, "caller gone");
+    }
 }
 
 /// What takes the place of an answer whose call is not in the audit trail, for hosts that flush the recorder themselves.

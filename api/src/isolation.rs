@@ -5,10 +5,10 @@ use aggregator::directory::CustomerId;
 use crate::auth::KeyId;
 use crate::auth::stored_key::StoredKey;
 use crate::state::ApiState;
+use crate::tenant::{TenantError, TenantTransaction};
 
-/// Whether an invoice of this number or id is another customer's.
-pub(crate) const FOREIGN_INVOICE: &str = "select exists (select from invoices i \
-     where (i.invoice_number = $1 or i.invoice_id::text = lower($1)) and i.customer_id <> $2)";
+/// Whether an invoice of this number or id is of another customer than the tenant. PostgreSQL says no more about it.
+pub(crate) const FOREIGN_INVOICE: &str = "select names_invoice_of_another($1)";
 
 /// What a customer asked for and did not find.
 #[derive(Clone, Copy, Debug)]
@@ -22,8 +22,6 @@ pub(crate) enum Foreign<'a> {
 }
 
 /// Raises the isolation alarm when what was not found is another customer's.
-///
-/// Invoices are looked for with the operator's connections; without those only keys and customers are noticed.
 pub(crate) async fn report_foreign(state: &ApiState, customer: &CustomerId, asked: Foreign<'_>) {
     let is_foreign = match asked {
         Foreign::Customer(other) => Ok(other != customer),
@@ -33,16 +31,9 @@ pub(crate) async fn report_foreign(state: &ApiState, customer: &CustomerId, aske
                 .map(|stored| stored.is_some_and(|key| key.customer.as_ref() != Some(customer)))
                 .map_err(|error| error.to_string())
         }
-        Foreign::Invoice(number_or_id) => match &state.operator_pool {
-            None => Ok(false),
-            Some(pool) => sqlx::query_scalar(FOREIGN_INVOICE)
-                .bind(number_or_id)
-                .bind(customer.as_str())
-                .persistent(false)
-                .fetch_one(pool)
-                .await
-                .map_err(|error| error.to_string()),
-        },
+        Foreign::Invoice(number_or_id) => {
+            is_foreign_invoice(state, customer, number_or_id).await.map_err(|error| error.to_string())
+        }
     };
     // Ids that exist. What else a caller wrote is in the audit trail, under the request's id, and not in the log.
     let asked = match asked {
@@ -56,4 +47,12 @@ pub(crate) async fn report_foreign(state: &ApiState, customer: &CustomerId, aske
         // The alarm is an extra; the answer does not wait for it.
         Err(error) => tracing::warn!(error, "cannot tell whether what was asked for is another customer's"),
     }
+}
+
+async fn is_foreign_invoice(state: &ApiState, customer: &CustomerId, number_or_id: &str) -> Result<bool, TenantError> {
+    let mut transaction = TenantTransaction::begin(&state.pool, &state.mac_key, customer).await?;
+    let asking = sqlx::query_scalar(FOREIGN_INVOICE).bind(number_or_id).persistent(false);
+    let is_foreign = asking.fetch_one(&mut *transaction).await?;
+    transaction.let_go();
+    Ok(is_foreign)
 }

@@ -35,6 +35,7 @@ mod invoice_preview;
 mod invoices;
 mod isolation;
 mod key;
+mod lease;
 mod log;
 mod metrics;
 mod openapi;
@@ -66,6 +67,7 @@ pub use connections::{CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS_MAX, IDLE_MS_MAX,
 pub use edge::{BODY_BYTES_MAX, REQUEST_MS_MAX, not_recorded};
 pub use idempotency::ANSWERS_KEPT_SECS;
 pub use key::KeyTooShort;
+pub use lease::returned_in_time;
 pub use log::may_be_logged;
 pub use openapi::openapi;
 pub use operation::{Operation, OperationFailure, OperationTask};

@@ -1,5 +1,7 @@
 //! What every request needs.
 
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aggregator::directory::AccountDirectory;
@@ -8,6 +10,7 @@ use axum::http::HeaderValue;
 use ingest::dead_letter::DeadLetters;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection as _, PgPool};
+use tokio::time::{Instant, timeout};
 
 use crate::audit::AuditRecorder;
 use crate::auth::{Authenticator, HashingPool, Sessions, SigningKeys, Verified};
@@ -25,6 +28,9 @@ const CONNECTIONS_MAX: u32 = 16;
 
 /// A connection that lay idle for longer is asked whether it lives before it is used.
 const UNTESTED_IDLE_MAX: Duration = Duration::from_secs(1);
+
+/// How long it may take to answer that.
+const TEST_MAX: Duration = Duration::from_secs(1);
 
 /// What operators' routes change, beside what their own role may.
 #[derive(Clone, Debug)]
@@ -170,6 +176,7 @@ pub fn pool(options: PgConnectOptions) -> PgPool {
     // PostgreSQL gives up on a statement when the request that asked for it is over.
     let options =
         options.application_name("securebase-api").options([("statement_timeout", REQUEST_MS_MAX.to_string())]);
+    let distrusted = Arc::new(Mutex::new(None));
     PgPoolOptions::new()
         .max_connections(CONNECTIONS_MAX)
         .acquire_timeout(Duration::from_millis(DATABASE_WAIT_MS_MAX))
@@ -177,8 +184,29 @@ pub fn pool(options: PgConnectOptions) -> PgPool {
         // A connection that was used a moment ago is not asked whether it lives: under load that would be a round trip a
         // request. If the server went in that moment, the request fails as it would have a moment later.
         .test_before_acquire(false)
-        .before_acquire(|connection, used| {
-            Box::pin(async move { Ok(used.idle_for < UNTESTED_IDLE_MAX || connection.ping().await.is_ok()) })
+        .before_acquire(move |connection, used| {
+            let distrusted = Arc::clone(&distrusted);
+            Box::pin(async move {
+                let opened_at = Instant::now().checked_sub(used.age);
+                let since = *distrusted.lock().unwrap_or_else(PoisonError::into_inner);
+                if opened_at < since {
+                    return Err(silent());
+                }
+                if used.idle_for < UNTESTED_IDLE_MAX {
+                    return Ok(true);
+                }
+                let Ok(answered) = timeout(TEST_MAX, connection.ping()).await else {
+                    // Those of its age went the same way: one by one they would cost every caller a wait.
+                    *distrusted.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+                    return Err(silent());
+                };
+                Ok(answered.is_ok())
+            })
         })
         .connect_lazy_with(options)
+}
+
+/// sqlx closes a connection without a last word on it when testing it fails.
+fn silent() -> sqlx::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the server of an idle connection does not answer").into()
 }

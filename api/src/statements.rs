@@ -42,6 +42,7 @@ async fn every_statement_prepares_as_the_role_that_runs_it() {
         audit::wire::LIST,
         customer::ACCOUNTS,
         customer::FIND,
+        isolation::FOREIGN_INVOICE,
         crate::metrics::READ,
         crate::completeness::OF_ALL,
         crate::invoice_documents::EVIDENCE,
@@ -58,7 +59,6 @@ async fn every_statement_prepares_as_the_role_that_runs_it() {
         app.prepare((*sql).into_sql_str()).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
     for sql in [
-        isolation::FOREIGN_INVOICE,
         audit::RECORD_OPERATOR_CALL,
         audit::TRANSACTION,
         audit::ENDED,

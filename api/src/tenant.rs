@@ -4,11 +4,12 @@ use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use aggregator::directory::CustomerId;
-use sqlx::pool::PoolConnection;
-use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool, Postgres};
+use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool};
 use thiserror::Error;
+use tokio::time::{Instant, timeout_at};
 
 use crate::key::{Key, KeyTooShort};
+use crate::lease::Lease;
 
 /// How the statements of customers' requests are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,7 +130,7 @@ impl TenantError {
 #[derive(Debug)]
 pub struct TenantTransaction {
     /// `None` once it has ended.
-    connection: Option<PoolConnection<Postgres>>,
+    connection: Option<Lease>,
     /// What ends it behind whoever drops it.
     dropped: &'static str,
 }
@@ -152,15 +153,17 @@ impl TenantTransaction {
         customer: &CustomerId,
     ) -> Result<Self, TenantError> {
         let sql = AssertSqlSafe(format!("{begin}; {}", set_tenant(customer, &key.sign(customer))));
-        let begin = async {
-            // Named as begun before it is: if the statement fails halfway, the drop rolls back.
-            let mut transaction = Self { connection: Some(pool.acquire().await?), dropped: ROLLBACK };
-            transaction.execute(sqlx::raw_sql(sql)).await?;
-            Ok(transaction)
+        let until = Instant::now() + Duration::from_millis(DATABASE_WAIT_MS_MAX);
+        let lease = timeout_at(until, Lease::of(pool)).await.map_err(|_| TenantError::TimedOut)??;
+        // Named as begun before it is: if the statement fails halfway, the drop rolls back.
+        let mut transaction = Self { connection: Some(lease), dropped: ROLLBACK };
+        let Ok(begun) = timeout_at(until, transaction.execute(sqlx::raw_sql(sql))).await else {
+            // It waits for no lock: there is nobody to wait for.
+            transaction.connection.take().map(Lease::abandon);
+            return Err(TenantError::TimedOut);
         };
-        tokio::time::timeout(Duration::from_millis(DATABASE_WAIT_MS_MAX), begin)
-            .await
-            .map_err(|_| TenantError::TimedOut)?
+        begun?;
+        Ok(transaction)
     }
 
     /// Commits the transaction. Dropped instead, it is rolled back before anyone else gets the connection.
@@ -182,18 +185,8 @@ impl TenantTransaction {
 
 impl Drop for TenantTransaction {
     fn drop(&mut self) {
-        let Some(mut connection) = self.connection.take() else { return };
-        let end = self.dropped;
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => {
-                runtime.spawn(async move {
-                    // An answer that nobody waited for is read first. What cannot be ended is closed.
-                    if connection.execute(end).await.is_err() {
-                        connection.close_on_drop();
-                    }
-                });
-            }
-            Err(_) => connection.close_on_drop(),
+        if let Some(lease) = self.connection.take() {
+            lease.end_with(self.dropped);
         }
     }
 }

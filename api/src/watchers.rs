@@ -10,8 +10,9 @@ use ingest::Timestamp;
 use serde_json::Value;
 use sqlx::PgPool;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
-use crate::edge::now;
+use crate::edge::{REQUEST_MS_MAX, now};
 use crate::metrics;
 use crate::tenant::{Statements, TenantError, TenantMac, TenantTransaction};
 
@@ -73,7 +74,9 @@ impl Watchers {
 
     async fn look(self, customer: CustomerId, sender: watch::Sender<Option<Seen>>) {
         loop {
-            match self.see(&customer).await {
+            // No request bounds it: a look that nobody answers would be the last.
+            let seen = timeout(Duration::from_millis(REQUEST_MS_MAX), self.see(&customer)).await;
+            match seen.unwrap_or(Err(TenantError::TimedOut)) {
                 Ok(seen) => {
                     sender.send_replace(Some(seen));
                 }

@@ -12,6 +12,7 @@ pub(crate) mod wire;
 pub use archive_folder::FolderArchive;
 pub use archive_s3::{LOCKED_YEARS, S3Archive};
 pub use months::{ArchivedMonths, archived_months};
+pub(crate) use recorder::CALLER_GONE;
 pub use recorder::{AuditRecorder, Call, RecordError};
 #[cfg(test)]
 pub(crate) use recorder::{ENDED, RECORD_CALLS, RECORD_OPERATOR_CALL, TRANSACTION};

@@ -10,12 +10,16 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use ingest::Timestamp;
 use moka::sync::Cache;
 use serde_json::{Value, json};
-use sqlx::{PgConnection, PgPool};
+use sqlx::{Connection as _, PgConnection, PgPool};
 use thiserror::Error;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use crate::auth::KeyId;
-use crate::tenant::{TenantError, TenantMac};
+use crate::edge::REQUEST_MS_MAX;
+use crate::lease::Lease;
+use crate::tenant::{DATABASE_WAIT_MS_MAX, TenantError, TenantMac};
 
 /// How long a call waits for its place in the trail. Longer, and a batch of a busy server keeps a processor so long that the
 /// slowest answers show it.
@@ -32,6 +36,12 @@ const RETRY_MS: u64 = 500;
 
 /// What the end of the server waits for.
 const CLOSE_MS_MAX: u64 = 5_000;
+
+/// For the statement that records: PostgreSQL gives up on it a little before, also while it waits for a chain's lock.
+const STATEMENT_MS_MAX: u64 = REQUEST_MS_MAX + 1_000;
+
+/// The status of a call whose caller went before its answer was ready; no answer has it.
+pub(crate) const CALLER_GONE: u16 = 499;
 
 /// A call that waited longer than this is recorded at the time of writing; what it says still names its own time.
 const OLD_SECS: i64 = 1_800;
@@ -70,13 +80,13 @@ pub struct Call {
     pub method: String,
     /// The path, without the query.
     pub path: String,
-    /// The status of the answer.
+    /// The status of the answer; 499 if the caller went before it was ready.
     pub status: u16,
     /// The request's id.
     pub request_id: String,
     /// Where the caller is.
     pub address: String,
-    /// When the answer was ready.
+    /// When the answer was ready, or the caller gone.
     pub at: Timestamp,
 }
 
@@ -98,6 +108,9 @@ impl Call {
                 "answered_at": rfc3339(self.at),
             },
         });
+        if self.status == CALLER_GONE {
+            event["details"]["outcome"] = json!("the caller was gone before the answer was ready");
+        }
         if notes_use {
             event["key_id"] = json!(self.key_id.as_str());
         }
@@ -122,6 +135,9 @@ enum WriteError {
     /// PostgreSQL failed; retry when it was away.
     #[error(transparent)]
     Database(#[from] TenantError),
+    /// No answer in bounded time: the server may be gone without a word. Retry, over another connection.
+    #[error("postgresql did not answer in time")]
+    Silent,
     /// The transaction before is still ending on the server. Retry.
     #[error("the transaction before has not ended yet")]
     Ending,
@@ -134,11 +150,24 @@ impl From<sqlx::Error> for WriteError {
 }
 
 impl WriteError {
+    /// A right or a tenant's MAC was refused.
+    fn is_refused(&self) -> bool {
+        matches!(self, Self::Database(TenantError::Refused(_)))
+    }
+
     fn is_away(&self) -> bool {
         match self {
             Self::Database(error) => error.is_away(),
-            Self::Ending => true,
+            Self::Silent | Self::Ending => true,
         }
+    }
+}
+
+/// Waits for PostgreSQL, and not for ever.
+async fn answered<T>(ms_max: u64, answering: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, WriteError> {
+    match timeout(Duration::from_millis(ms_max), answering).await {
+        Ok(outcome) => Ok(outcome?),
+        Err(_) => Err(WriteError::Silent),
     }
 }
 
@@ -183,6 +212,14 @@ impl AuditRecorder {
     /// Takes a call on; waits while the queue is full.
     pub async fn record(&self, call: Call) -> Result<(), RecordError> {
         self.queue.send(Message::Call(Box::new(call))).await.map_err(|_| RecordError::Closed)
+    }
+
+    /// Takes a call on whose caller nobody can make wait: fails while the queue is full.
+    pub(crate) fn record_at_once(&self, call: Call) -> Result<(), RecordError> {
+        self.queue.try_send(Message::Call(Box::new(call))).map_err(|error| match error {
+            TrySendError::Full(_) => RecordError::NotWritten,
+            TrySendError::Closed(_) => RecordError::Closed,
+        })
     }
 
     /// Returns when everything taken on so far is written. For hosts that freeze between answers, such as Lambda, and for
@@ -247,6 +284,14 @@ impl Writer {
                     // It would stand in the way of all others for ever. The log keeps what the trail could not.
                     let event = batch[0].event((self.now)(), false);
                     let customer = batch[0].customer.as_ref().map(CustomerId::as_str);
+                    if error.is_refused() {
+                        tracing::error!(
+                            alarm = "isolation",
+                            error = &error as &dyn std::error::Error,
+                            customer,
+                            "postgresql refused to record a call"
+                        );
+                    }
                     tracing::error!(
                         alarm = "audit",
                         error = &error as &dyn std::error::Error,
@@ -271,21 +316,39 @@ impl Writer {
     async fn write(&self, batch: &[Call], unseen: &mut Option<String>) -> Result<(), WriteError> {
         let is_customers = batch.iter().any(|call| call.customer.is_some());
         let pool = if is_customers { &self.pool } else { self.operator_pool.as_ref().unwrap_or(&self.pool) };
+        let mut lease = answered(DATABASE_WAIT_MS_MAX, Lease::of(pool)).await?;
+        let written = self.write_over(&mut lease, batch, unseen).await;
+        if matches!(written, Err(WriteError::Silent)) {
+            lease.abandon();
+        }
+        written
+    }
+
+    /// Each step in bounded time. Before its commit is sent a transaction that was given up cannot be done any more; after
+    /// that `unseen` names it.
+    async fn write_over(
+        &self,
+        connection: &mut PgConnection,
+        batch: &[Call],
+        unseen: &mut Option<String>,
+    ) -> Result<(), WriteError> {
         if let Some(before) = unseen.as_deref() {
-            match end_of(pool, before).await? {
+            match end_of(connection, before).await? {
                 End::Committed => return Ok(()),
                 End::Ending => return Err(WriteError::Ending),
                 End::RolledBack => *unseen = None,
             }
         }
-        let mut transaction = pool.begin().await?;
-        let id = if is_customers {
-            self.record_customers(batch, &mut transaction).await?
-        } else {
-            self.record_operators(batch, &mut transaction).await?
+        let mut transaction = answered(DATABASE_WAIT_MS_MAX, connection.begin()).await?;
+        let recording = async {
+            if batch.iter().any(|call| call.customer.is_some()) {
+                self.record_customers(batch, &mut transaction).await
+            } else {
+                self.record_operators(batch, &mut transaction).await
+            }
         };
-        *unseen = Some(id);
-        transaction.commit().await?;
+        *unseen = Some(answered(STATEMENT_MS_MAX, recording).await?);
+        answered(DATABASE_WAIT_MS_MAX, transaction.commit()).await?;
         for call in batch.iter().filter(|call| call.customer.is_some()) {
             self.noted.insert(call.key_id.clone(), ());
         }
@@ -337,8 +400,11 @@ enum End {
 }
 
 /// Asks PostgreSQL how a transaction ended whose commit got no answer (manual section 9.28.13, `pg_xact_status`).
-async fn end_of(pool: &PgPool, transaction: &str) -> Result<End, WriteError> {
-    let asked = sqlx::query_scalar(ENDED).bind(transaction).persistent(false).fetch_one(pool).await;
+async fn end_of(connection: &mut PgConnection, transaction: &str) -> Result<End, WriteError> {
+    let asking = sqlx::query_scalar(ENDED).bind(transaction).persistent(false).fetch_one(connection);
+    let Ok(asked) = timeout(Duration::from_millis(DATABASE_WAIT_MS_MAX), asking).await else {
+        return Err(WriteError::Silent);
+    };
     match asked {
         Ok(Some(status)) => Ok(match String::as_str(&status) {
             "committed" => End::Committed,

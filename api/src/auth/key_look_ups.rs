@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use sqlx::PgPool;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
 
-use super::stored_key::{LookUpError, StoredKey};
+use super::stored_key::{Found, LookUpError, StoredKey};
 use super::token::KeyId;
+use crate::lease::Lease;
 use crate::tenant::{DATABASE_WAIT_MS_MAX, Statements, TenantError};
 
 /// Keys in one statement.
@@ -54,23 +56,13 @@ async fn look_up(pool: PgPool, statements: Statements, mut asked: mpsc::Receiver
     let mut kept = None;
     while asked.recv_many(&mut together, KEYS_MAX).await > 0 {
         let key_ids: BTreeSet<&KeyId> = together.iter().map(|asked| &asked.key_id).collect();
-        let wait = Duration::from_millis(DATABASE_WAIT_MS_MAX);
-        let looked_up = async {
-            let mut connection = match kept.take() {
-                Some(connection) => connection,
-                None => pool.acquire().await?,
-            };
-            let found = StoredKey::look_up_all(&mut connection, key_ids, statements).await?;
-            Ok::<_, TenantError>((found, connection))
-        };
-        let found = match tokio::time::timeout(wait, looked_up).await {
-            Ok(Ok((found, connection))) => {
+        let found = match look_up_all(&pool, kept.take(), key_ids, statements).await {
+            Ok((found, lease)) => {
                 // Who asked meanwhile is next: the connection stays, and nobody waits for another.
-                kept = Some(connection).filter(|_| !asked.is_empty());
+                kept = Some(lease).filter(|_| !asked.is_empty());
                 Ok(found)
             }
-            Ok(Err(error)) => Err(LookUpError::from(error)),
-            Err(_) => Err(TenantError::TimedOut.into()),
+            Err(error) => Err(LookUpError::from(error)),
         };
         for Asked { key_id, answer } in together.drain(..) {
             let of_key = match &found {
@@ -79,6 +71,27 @@ async fn look_up(pool: PgPool, statements: Statements, mut asked: mpsc::Receiver
             };
             // Who gave up while it was looked up does not listen.
             let _ = answer.send(of_key);
+        }
+    }
+}
+
+/// Looks all of them up in bounded time, and keeps the connection. One that did not answer goes to nobody else.
+async fn look_up_all(
+    pool: &PgPool,
+    kept: Option<Lease>,
+    key_ids: BTreeSet<&KeyId>,
+    statements: Statements,
+) -> Result<(Found, Lease), TenantError> {
+    let until = Instant::now() + Duration::from_millis(DATABASE_WAIT_MS_MAX);
+    let mut lease = match kept {
+        Some(lease) => lease,
+        None => timeout_at(until, Lease::of(pool)).await.map_err(|_| TenantError::TimedOut)??,
+    };
+    match timeout_at(until, StoredKey::look_up_all(&mut lease, key_ids, statements)).await {
+        Ok(found) => Ok((found?, lease)),
+        Err(_) => {
+            lease.abandon();
+            Err(TenantError::TimedOut)
         }
     }
 }

@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use super::scope::Scopes;
 use super::token::KeyId;
+use crate::lease::Lease;
 use crate::tenant::{Statements, TenantError};
 
 /// The keys of the ids `$1`, by the one function that may find them.
@@ -53,7 +54,7 @@ pub(crate) type Found = HashMap<String, Result<StoredKey, LookUpError>>;
 impl StoredKey {
     /// The key of this id, if there is one.
     pub(crate) async fn look_up(pool: &PgPool, key_id: &KeyId) -> Result<Option<Self>, LookUpError> {
-        let mut connection = pool.acquire().await.map_err(TenantError::from)?;
+        let mut connection = Lease::of(pool).await.map_err(TenantError::from)?;
         let mut found = Self::look_up_all(&mut connection, [key_id], Statements::Unnamed).await?;
         found.remove(key_id.as_str()).transpose()
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
+use api::{ApiParts, ApiState};
 use serde_json::Value;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -139,6 +140,7 @@ async fn naming_what_is_another_customers_raises_the_isolation_alarm_and_nothing
     .execute(&mut stage.superuser().await)
     .await
     .unwrap();
+    let alone = stage.serve(ApiState::new(ApiParts { operator_pool: None, ..stage.parts() })).await;
     log.alarms();
     let foreign_key = token(Some("globex"), 1).key_id;
     for (method, path) in [
@@ -153,19 +155,31 @@ async fn naming_what_is_another_customers_raises_the_isolation_alarm_and_nothing
         let request = format!(
             "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nauthorization: Bearer {key}\r\ncontent-length: 0\r\n\r\n"
         );
-        send(stage.address, request.as_bytes()).await.problem(404, "not-found");
-        assert_eq!(log.alarms(), ["isolation"], "{method} {path}");
+        // With operators' connections, and without, as in a function.
+        for address in [stage.address, alone] {
+            send(address, request.as_bytes()).await.problem(404, "not-found");
+            assert_eq!(log.alarms(), ["isolation"], "{method} {path}");
+        }
     }
     for path in ["/v1/customers/acme", "/v1/invoices/INV-2026-11-0008", "/v1/nothing", "/v1/api-keys"] {
         get(stage.address, path, &key).await;
         assert_eq!(log.alarms(), [""; 0], "{path}");
     }
-    // A call whose tenant PostgreSQL refuses cannot be recorded either: that is an alarm of its own, a moment later.
-    let isolation = || log.alarms().into_iter().filter(|alarm| alarm != "audit").collect::<Vec<_>>();
-    let wrong = stage.serve_as("securebase_app", api::TenantMac::new([1; 32]).unwrap()).await;
+    // A call whose tenant PostgreSQL refuses cannot be recorded either: the recorder meets the same MAC.
+    let wrong = ApiState::new(ApiParts { mac_key: api::TenantMac::new([1; 32]).unwrap(), ..stage.parts() });
+    let recorder = wrong.recorder().clone();
+    let wrong = stage.serve(wrong).await;
     log.alarms();
     get(wrong, "/v1/accounts", &key).await.problem(500, "internal");
-    assert!(log.alarms().contains(&"isolation".to_owned()), "a MAC that PostgreSQL refuses");
+    recorder.flush().await.unwrap();
+    let mut alarms = log.alarms();
+    alarms.sort();
+    assert_eq!(
+        alarms,
+        ["audit", "isolation", "isolation"],
+        "a MAC that PostgreSQL refuses, to the request and to the recorder"
+    );
+    let isolation = || log.alarms().into_iter().filter(|alarm| alarm != "audit").collect::<Vec<_>>();
 
     // A row of another customer, should PostgreSQL ever show one: here to a role that may see all of them.
     let above = stage.serve_as("postgres", stage.mac_key()).await;

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use api::audit::archive::{Archive, ArchiveError, archive, witnesses};
 use api::audit::chain::ChainedEvent;
@@ -15,6 +16,9 @@ use ingest::Timestamp;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::client::get;
 use crate::stage::Stage;
@@ -545,4 +549,59 @@ async fn a_customer_reads_its_own_trail_with_filters_and_pages() {
     assert_eq!(export.body.lines().count(), 2);
     let other = get(stage.address, "/v1/audit-events?action=test.done", &stage.key("nobody")).await.json();
     assert_eq!(other["events"], json!([]));
+}
+
+/// Sends a request and hangs up once it waits for a lock.
+async fn hang_up(stage: &Stage, gate: &mut PgConnection, request: &str) {
+    let mut stream = TcpStream::connect(stage.address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let waits = async { while count(gate, "select count(*) from pg_locks where not granted").await == 0 {} };
+    timeout(Duration::from_secs(20), waits).await.expect("the request comes to its stop");
+}
+
+async fn count(connection: &mut PgConnection, sql: &str) -> i64 {
+    sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(connection).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_caller_that_hangs_up_before_its_answer_is_in_the_trail_once() {
+    let stage = Stage::new().await;
+    let key = stage.key("acme");
+    let mut superuser = stage.superuser().await;
+    let head = format!("host: localhost\r\nauthorization: Bearer {key}\r\n");
+    let body = json!({"name": "unheard", "scopes": ["read:usage"]}).to_string();
+    let write = format!(
+        "POST /v1/api-keys HTTP/1.1\r\n{head}content-type: application/json\r\nidempotency-key: unheard\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let read = format!("GET /v1/invoices HTTP/1.1\r\n{head}\r\n");
+    for (request, path, table) in [(read, "/v1/invoices", "invoices"), (write, "/v1/api-keys", "idempotent_answers")] {
+        let mut gate = stage.superuser().await;
+        let mut gate = gate.begin().await.unwrap();
+        let lock = format!("lock table {table} in access exclusive mode");
+        sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *gate).await.unwrap();
+        hang_up(&stage, &mut gate, &request).await;
+
+        let calls = format!(
+            "select count(*) from audit_events where customer_id = 'acme' and subject = '{path}'
+                 and details ->> 'status' = '499' and details ->> 'outcome' like '%gone%'"
+        );
+        let recorded = async { while count(&mut superuser, &calls).await == 0 {} };
+        timeout(Duration::from_secs(20), recorded).await.expect("its caller has gone, and the call is recorded");
+        gate.rollback().await.unwrap();
+        // What comes after is recorded after it.
+        assert_eq!(get(stage.address, "/v1/accounts", &key).await.status, 200);
+        let after = format!(
+            "select count(*) from audit_events e where subject = '/v1/accounts' and sequence >
+                 (select sequence from audit_events where subject = '{path}' and details ->> 'status' = '499')"
+        );
+        let recorded = async { while count(&mut superuser, &after).await == 0 {} };
+        timeout(Duration::from_secs(20), recorded).await.expect("the next call is recorded");
+        let calls = format!("select count(*) from audit_events where subject = '{path}'");
+        assert_eq!(count(&mut superuser, &calls).await, 1, "{path}: once");
+    }
+    let written = "select (select count(*) from api_keys where name = 'unheard')
+                       + (select count(*) from idempotent_answers where idempotency_key = 'unheard')";
+    assert_eq!(count(&mut superuser, written).await, 0, "what nobody waited for is not half done");
 }

@@ -328,7 +328,16 @@ async fn a_server_that_is_killed_and_started_again_is_found_again() {
     server.stop().await;
 }
 
-/// A wire to PostgreSQL that breaks, when it is told to, in place of the next answer to a commit.
+/// What becomes of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Loss {
+    /// Both ends learn of it.
+    Broken,
+    /// It stays open, and nothing answers on it again.
+    Silent,
+}
+
+/// A wire to PostgreSQL that is lost, when it is told to, in place of the next answer to a commit.
 struct Wire {
     address: SocketAddr,
     breaks: Arc<AtomicBool>,
@@ -336,7 +345,7 @@ struct Wire {
 }
 
 impl Wire {
-    async fn to(postgres: SocketAddr) -> Self {
+    async fn to(postgres: SocketAddr, loss: Loss) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let breaks = Arc::new(AtomicBool::new(false));
@@ -345,7 +354,7 @@ impl Wire {
             loop {
                 let (near, _) = listener.accept().await.unwrap();
                 let far = TcpStream::connect(postgres).await.unwrap();
-                tokio::spawn(carry(near, far, Arc::clone(&is_told)));
+                tokio::spawn(carry(near, far, Arc::clone(&is_told), loss));
             }
         });
         Self { address, breaks, serving }
@@ -358,7 +367,7 @@ impl Drop for Wire {
     }
 }
 
-async fn carry(near: TcpStream, far: TcpStream, breaks: Arc<AtomicBool>) {
+async fn carry(near: TcpStream, far: TcpStream, breaks: Arc<AtomicBool>, loss: Loss) {
     let (mut from_near, mut to_near) = near.into_split();
     let (mut from_far, mut to_far) = far.into_split();
     let outward = async move { tokio::io::copy(&mut from_near, &mut to_far).await.map(drop) };
@@ -368,7 +377,13 @@ async fn carry(near: TcpStream, far: TcpStream, breaks: Arc<AtomicBool>) {
             let count = from_far.read(&mut bytes).await?;
             // The tag of the command that was completed (PostgreSQL manual, "Message Formats", CommandComplete).
             let is_commit = bytes[..count].windows(7).any(|part| part == b"COMMIT\0");
-            if count == 0 || (is_commit && breaks.swap(false, Ordering::SeqCst)) {
+            if is_commit && breaks.swap(false, Ordering::SeqCst) {
+                match loss {
+                    Loss::Broken => return Ok(()),
+                    Loss::Silent => return std::future::pending().await,
+                }
+            }
+            if count == 0 {
                 return Ok(());
             }
             to_near.write_all(&bytes[..count]).await?;
@@ -380,8 +395,17 @@ async fn carry(near: TcpStream, far: TcpStream, breaks: Arc<AtomicBool>) {
 
 #[tokio::test]
 async fn a_commit_whose_answer_is_lost_is_not_done_again() {
+    lose_commits(Loss::Broken).await;
+}
+
+#[tokio::test]
+async fn a_commit_that_is_never_answered_is_not_done_again() {
+    lose_commits(Loss::Silent).await;
+}
+
+async fn lose_commits(loss: Loss) {
     let stage = Stage::new().await;
-    let wire = Wire::to(stage.postgres_address()).await;
+    let wire = Wire::to(stage.postgres_address(), loss).await;
     let through = |role: &str| stage.options(role).host("127.0.0.1").port(wire.address.port());
     let operator_pool = Some(sqlx::PgPool::connect_lazy_with(through("securebase_operator")));
     let parts = ApiParts { pool: pool(through("securebase_app")), operator_pool, ..stage.parts() };
@@ -411,7 +435,7 @@ async fn a_commit_whose_answer_is_lost_is_not_done_again() {
         // Only the recorder commits from here on.
         wire.breaks.store(true, Ordering::SeqCst);
         gate.rollback().await.unwrap();
-        recorder.flush().await.unwrap();
+        flushed(&recorder).await;
         assert!(!wire.breaks.load(Ordering::SeqCst), "the answer was lost");
         let request_id = answer.header("x-request-id").unwrap();
         let sql = format!("select count(*) from audit_events where details ->> 'request_id' = '{request_id}'");
@@ -423,7 +447,7 @@ async fn a_commit_whose_answer_is_lost_is_not_done_again() {
 #[tokio::test]
 async fn what_may_not_be_on_the_disk_yet_is_not_shown_before_its_commit_is_answered() {
     let stage = Stage::new().await;
-    let wire = Wire::to(stage.postgres_address()).await;
+    let wire = Wire::to(stage.postgres_address(), Loss::Broken).await;
     let through = stage.options("securebase_app").host("127.0.0.1").port(wire.address.port());
     let state = ApiState::new(ApiParts { pool: pool(through), ..stage.parts() });
     let recorder = state.recorder().clone();

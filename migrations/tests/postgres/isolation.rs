@@ -305,7 +305,14 @@ async fn what_runs_with_more_rights_than_its_caller_is_listed_here() {
              order by 1"
         )
     };
-    let of_app = ["append_audit_calls", "current_tenant", "look_up_api_key", "record_audit_call", "record_audit_event"];
+    let of_app = [
+        "append_audit_calls",
+        "current_tenant",
+        "look_up_api_key",
+        "names_invoice_of_another",
+        "record_audit_call",
+        "record_audit_event",
+    ];
     assert_eq!(
         texts(&mut superuser, &callable("securebase_app")).await.unwrap(),
         of_app,
@@ -346,5 +353,80 @@ async fn what_runs_with_more_rights_than_its_caller_is_listed_here() {
         assert_denied(hashes, &format!("{login} reads no stored hash"));
         let call = "select append_audit_event('anna', 'x', now(), 'x', 'x', 'x', '{}')";
         assert_denied(run(&mut connection, call).await, &format!("{login} writes no event past the functions"));
+    }
+}
+
+#[tokio::test]
+async fn whether_an_invoice_is_anothers_is_told_for_a_whole_number_or_id_and_to_a_proven_tenant_alone() {
+    let database = stage().await;
+    let mut superuser = connect(&database.superuser_url()).await;
+    run(
+        &mut superuser,
+        "set session_replication_role = replica;
+         insert into invoices
+             (invoice_id, customer_id, kind, revision, period_start, period_end, status, invoice_number, currency,
+              subtotal_minor, discount_minor, net_minor, tax_rate, tax_minor, total_minor, source_class,
+              snapshot, issued_at, due_at, created_at)
+         select i.id::uuid, i.customer, 'monthly', 1, '2026-10-01', '2026-11-01', 'issued', i.number, 'USD', 0, 0, 0, 0, 0, 0,
+             'best effort', '{}', now(), now(), now()
+         from (values
+             ('00000000-0000-4000-8000-00000000000a', 'anna', 'INV-2026-11-0001'),
+             ('00000000-0000-4000-8000-00000000000b', 'berta', 'INV-2026-11-0002')) as i (id, customer, number)",
+    )
+    .await
+    .unwrap();
+    let mut app = connect(&database.url("securebase_app")).await;
+    let ask = |wanted: &str| format!("select names_invoice_of_another('{wanted}')::text");
+    let berta = ["INV-2026-11-0002", "00000000-0000-4000-8000-00000000000b", "00000000-0000-4000-8000-00000000000B"];
+    for wanted in berta {
+        assert_eq!(texts(&mut app, &ask(wanted)).await.unwrap(), ["false"], "without a tenant: {wanted}");
+    }
+    let mut transaction = app.begin().await.unwrap();
+    set_tenant(&mut transaction, "anna", &mac_of("anna")).await.unwrap();
+    for wanted in berta {
+        assert_eq!(texts(&mut transaction, &ask(wanted)).await.unwrap(), ["true"], "{wanted}");
+    }
+    for wanted in [
+        "INV-2026-11-0001",
+        "00000000-0000-4000-8000-00000000000a",
+        "INV-2026-11-0003",
+        "INV-2026-11-000",
+        "INV-2026-11-%",
+        "INV-2026-11-000_",
+        "^INV-2026-11-0002$",
+        "INV-2026-11-0002\n",
+        " INV-2026-11-0002",
+        "inv-2026-11-0002",
+        "00000000-0000-4000-8000-0000000000",
+        "{00000000-0000-4000-8000-00000000000b}",
+        "'' or = --",
+        "",
+    ] {
+        assert_eq!(texts(&mut transaction, &ask(wanted)).await.unwrap(), ["false"], "{wanted:?}");
+    }
+    assert_eq!(
+        texts(&mut transaction, "select coalesce(names_invoice_of_another(null), false)::text").await.unwrap(),
+        ["false"]
+    );
+    let seen = "select invoice_number from invoices";
+    assert_eq!(
+        texts(&mut transaction, seen).await.unwrap(),
+        ["INV-2026-11-0001"],
+        "and the invoice itself stays unseen"
+    );
+    drop(transaction);
+
+    // A tenant that proves itself wrongly, a setting of its own, and a table in the way of the function's.
+    let mut transaction = app.begin().await.unwrap();
+    assert_denied(set_tenant(&mut transaction, "anna", &mac_of("berta")).await, "another's proof");
+    drop(transaction);
+    let mut transaction = app.begin().await.unwrap();
+    set_tenant(&mut transaction, "anna", &mac_of("anna")).await.unwrap();
+    run(&mut transaction, "select set_config('securebase.tenant', 'nobody', true)").await.unwrap();
+    assert_denied(texts(&mut transaction, &ask("INV-2026-11-0001")).await, "a tenant without its proof");
+    drop(transaction);
+    for login in LOGINS.into_iter().filter(|login| *login != "securebase_app") {
+        let mut connection = connect(&database.url(login)).await;
+        assert_denied(texts(&mut connection, &ask("INV-2026-11-0002")).await, login);
     }
 }
