@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::DeadLetter;
-use crate::{AccountId, FactValue, Slice, Timestamp, UsageFact, cloudtrail, stream_format};
+use crate::{
+    AccountId, Aggregation, FactValue, Meters, Reason, Slice, Timestamp, UsageFact, cloudtrail, stream_format,
+};
 
 /// How long before it is delivered under its name a log object's events may have happened, in seconds. CloudTrail
 /// delivers within minutes; a day holds up a close too many rather than one too few.
@@ -23,15 +25,21 @@ pub struct Scope {
 impl Scope {
     /// What the record itself says; where it says nothing, what its object's name says.
     pub fn of(letter: &DeadLetter) -> Self {
-        let own = if letter.object.starts_with("slice:") {
-            of_slices(&letter.bytes)
+        let (own, lasts) = if letter.object.starts_with("slice:") {
+            (of_slices(&letter.bytes), false)
         } else if letter.is_whole {
             of_record(&letter.bytes)
         } else {
-            Self::default()
+            (Self::default(), false)
         };
         let object = of_object_name(&letter.object);
-        Self { accounts: own.accounts.or(object.accounts), times: own.times.or(object.times) }
+        let mut times = own.times.or(object.times);
+        if (lasts || is_of_facts_that_last(letter.reason))
+            && let Some((_, last)) = &mut times
+        {
+            *last = Timestamp::MAX;
+        }
+        Self { accounts: own.accounts.or(object.accounts), times }
     }
 
     /// Whether it may be usage of one of these accounts between two instants, the second excluded.
@@ -85,20 +93,44 @@ const TIMES: [&[&str]; 8] = [
     &["time"],
 ];
 
+/// Whether what is set aside for this reason says what holds until it is told otherwise.
+fn is_of_facts_that_last(reason: Reason) -> bool {
+    matches!(reason, Reason::LifeCycleMalformed | Reason::ListMalformed | Reason::ListTimeMissing)
+}
+
+/// Whether a record says, or may say, what holds until it is told otherwise: an event of an organization that changes it, or
+/// a sample of anything but amounts.
+fn lasts(record: &Value) -> bool {
+    let of_organization = |event: &Value| {
+        event.get("eventSource").and_then(Value::as_str) == Some("organizations.amazonaws.com")
+            && event.get("readOnly") != Some(&Value::Bool(true))
+    };
+    let is_amount = |sample: &Value| {
+        let meter = sample.get("type").and_then(Value::as_str);
+        let built_in = Meters::built_in();
+        let definition = meter.and_then(|meter| built_in.find(meter));
+        definition.is_some_and(|definition| definition.aggregation == Aggregation::Sum)
+    };
+    let is_sample = record.get("specversion").is_some() && record.get("data").is_some();
+    let events = [Some(record), record.get("detail")];
+    events.into_iter().flatten().any(of_organization) || (is_sample && !is_amount(record))
+}
+
 /// The first account that is one, as the event comes before its envelope; and every time, as which of them counts is not
-/// known.
-fn of_record(bytes: &[u8]) -> Scope {
-    let Ok(record) = serde_json::from_slice::<Value>(bytes) else { return Scope::default() };
+/// known. And whether what it says lasts.
+fn of_record(bytes: &[u8]) -> (Scope, bool) {
+    let Ok(record) = serde_json::from_slice::<Value>(bytes) else { return (Scope::default(), false) };
     let text = |path: &&[&str]| {
         path.iter().try_fold(&record, |value, name| value.get(name)).and_then(Value::as_str).map(str::to_owned)
     };
     let account = ACCOUNTS.iter().filter_map(text).find_map(|text| AccountId::parse(&text).ok());
     let times = TIMES.iter().filter_map(text).filter_map(|text| Timestamp::parse_declared_utc(&text).ok());
     let times: Vec<Timestamp> = times.collect();
-    Scope {
+    let scope = Scope {
         accounts: account.map(|account| [account].into()),
         times: times.iter().min().copied().zip(times.iter().max().copied()),
-    }
+    };
+    (scope, lasts(&record))
 }
 
 /// `<account>_CloudTrail_<region>_<YYYYMMDDTHHmmZ>_<unique>.json.gz`: the time is the delivery's.
@@ -178,6 +210,47 @@ mod tests {
             "detail":{"accountId":"000000000013","createdAt":"2026-10-31T23:58:00Z"}}"#;
         let times = Some(("2026-10-31T23:58:00Z", "2026-11-01T00:01:00Z"));
         check(&letter("event", finding.as_bytes(), true), Some("000000000013"), times);
+    }
+
+    #[test]
+    fn what_lasts_until_it_is_told_otherwise_bears_on_every_month_behind_it() {
+        let on_the_30th = "2026-09-30T23:50:00Z";
+        let ends = |record: &str, reason: Reason| {
+            let letter = DeadLetter { reason, ..letter("log.json", record.as_bytes(), true) };
+            let (first, last) = Scope::of(&letter).times.unwrap();
+            assert_eq!(first, at(on_the_30th), "{record}");
+            last
+        };
+        let event = |source: &str, name: &str, more: &str| {
+            format!(
+                r#"{{"eventTime":"{on_the_30th}","eventSource":"{source}.amazonaws.com","eventName":"{name}","awsRegion":1{more}}}"#
+            )
+        };
+        let created = event("organizations", "CreateAccountResult", "");
+        let detail = format!(r#"{{"detail-type":"AWS Service Event via CloudTrail","detail":{created}}}"#);
+        let listed = format!(r#"{{"Id":"1","time":"{on_the_30th}"}}"#);
+        let sample = |meter: &str| {
+            format!(
+                r#"{{"specversion":"1.0","type":"{meter}","time":"{on_the_30th}","data":{{"resource":"r","value":true}}}}"#
+            )
+        };
+        for (record, reason, lasts) in [
+            (&created, Reason::DimensionMalformed, true),
+            (&created, Reason::LifeCycleMalformed, true),
+            (&detail, Reason::AccountMissing, true),
+            (&listed, Reason::ListMalformed, true),
+            (&sample("log_storage_gb"), Reason::SampleMalformed, true),
+            (&sample("nobody_defined_it"), Reason::MeterUnknown, true),
+            (&sample("nat_gateway_bytes"), Reason::SampleMalformed, false),
+            (&event("organizations", "DescribeAccount", r#","readOnly":true"#), Reason::DimensionMalformed, false),
+            (&event("s3", "CreateBucket", ""), Reason::DimensionMalformed, false),
+        ] {
+            let expected = if lasts { Timestamp::MAX } else { at(on_the_30th) };
+            assert_eq!(ends(record, reason), expected, "{record}");
+        }
+        let october = (at("2026-10-01T00:00:00Z"), at("2026-11-01T00:00:00Z"));
+        let scope = Scope::of(&letter("log.json", created.as_bytes(), true));
+        assert!(scope.may_concern(|_| true, october.0, october.1));
     }
 
     #[test]
