@@ -11,6 +11,8 @@ use base64::engine::general_purpose::STANDARD;
 use ingest::Timestamp;
 use lambda_runtime::Diagnostic;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::Value;
 use thiserror::Error;
 
 use crate::answer::{BatchAnswer, diagnostic};
@@ -144,7 +146,27 @@ struct Payload<'a> {
     data: Cow<'a, str>,
 }
 
+/// What Lambda keeps of a batch that the mapping gave up, where the on-failure destination is S3: the batch as it was
+/// delivered is the payload, as JSON or as a text of it.
+///
+/// Source: AWS Lambda Developer Guide, "Retain discarded batch records for a Kinesis Data Streams event source in Lambda".
+#[derive(Deserialize)]
+struct GivenUp {
+    #[serde(rename = "KinesisBatchInfo")]
+    _batch: IgnoredAny,
+    payload: Value,
+}
+
+/// A batch as the mapping delivers it, or what was kept of one that it gave up.
 fn decode(event: &str) -> Result<(Shard, Vec<DeliveredRecord>), AggregateError> {
+    decode_batch(event).or_else(|not_a_batch| match serde_json::from_str::<GivenUp>(event) {
+        Ok(GivenUp { payload: Value::String(batch), .. }) => decode_batch(&batch),
+        Ok(GivenUp { payload, .. }) => decode_batch(&payload.to_string()),
+        Err(_) => Err(not_a_batch),
+    })
+}
+
+fn decode_batch(event: &str) -> Result<(Shard, Vec<DeliveredRecord>), AggregateError> {
     let not_kinesis = |reason: &str| AggregateError::NotKinesis(reason.to_owned());
     let event: Event<'_> = serde_json::from_str(event).map_err(|error| not_kinesis(&error.to_string()))?;
     let first = event.records.first().ok_or_else(|| not_kinesis("no records"))?;
@@ -183,6 +205,28 @@ mod tests {
         assert_eq!(shard, Shard { stream: "usage".into(), id: "shardId-000000000006".into() });
         let record = |number: &str, body: &[u8]| DeliveredRecord { sequence_number: number.into(), body: body.into() };
         assert_eq!(records, [record("4959", b"[]"), record("4960", b"no base64")]);
+    }
+
+    #[test]
+    fn what_the_mapping_gave_up_is_the_batch_it_was() {
+        let batch = event(
+            r#"{"kinesis":{"sequenceNumber":"4959","data":"W10="},"eventID":"shardId-000000000006:4959",
+            "eventSourceARN":"arn:aws:kinesis:us-east-2:123456789012:stream/usage"}"#,
+        );
+        let kept = |payload: Value| {
+            let record = serde_json::json!({
+                "requestContext": { "requestId": "c9b8fa9f", "condition": "RetryAttemptsExhausted" },
+                "version": "1.0",
+                "KinesisBatchInfo": { "shardId": "shardId-000000000006", "batchSize": 1 },
+                "payload": payload,
+            });
+            decode(&record.to_string())
+        };
+        let delivered = decode(&batch).unwrap();
+        assert_eq!(kept(Value::String(batch.clone())).unwrap(), delivered);
+        assert_eq!(kept(serde_json::from_str(&batch).unwrap()).unwrap(), delivered);
+        // To a queue or a topic Lambda sends no payload.
+        assert!(kept(Value::Null).unwrap_err().to_string().contains("not a batch"));
     }
 
     #[test]

@@ -39,6 +39,33 @@ pub(crate) fn kinesis(stream: &str, shard: &str, records: impl IntoIterator<Item
     records_of(records.into_iter().map(record))
 }
 
+/// AWS Lambda Developer Guide, "Retain discarded batch records for a Kinesis Data Streams event source in Lambda": what the
+/// on-failure destination gets of a batch, if it is S3.
+pub(crate) fn given_up(stream: &str, shard: &str, [first, last]: [&str; 2], records: usize, batch: &str) -> String {
+    json!({
+        "requestContext": {
+            "requestId": "c9b8fa9f-5a7f-xmpl-af9c-0c604cde93a5",
+            "functionArn": "arn:aws:lambda:eu-central-1:123456789012:function:aggregate",
+            "condition": "RetryAttemptsExhausted",
+            "approximateInvokeCount": 1,
+        },
+        "responseContext": { "statusCode": 200, "executedVersion": "$LATEST", "functionError": "Unhandled" },
+        "version": "1.0",
+        "timestamp": "2026-11-01T00:38:06.021Z",
+        "KinesisBatchInfo": {
+            "shardId": shard,
+            "startSequenceNumber": first,
+            "endSequenceNumber": last,
+            "approximateArrivalOfFirstRecord": "2026-11-01T00:38:04.835Z",
+            "approximateArrivalOfLastRecord": "2026-11-01T00:38:05.580Z",
+            "batchSize": records,
+            "streamArn": format!("arn:aws:kinesis:eu-central-1:123456789012:stream/{stream}"),
+        },
+        "payload": batch,
+    })
+    .to_string()
+}
+
 /// AWS Lambda Developer Guide, "Using AWS Lambda with Amazon DynamoDB": new entries of the commit log, keys only.
 pub(crate) fn commit_log(entries: impl IntoIterator<Item = (String, String, u64)>) -> String {
     let record = |(sequence_number, partition, version): (String, String, u64)| {

@@ -18,7 +18,7 @@ use serde_json::json;
 
 use super::Millis;
 use super::random::Random;
-use super::stream::{Attempt, Record, SequenceNumber, StreamMapping, StreamSettings};
+use super::stream::{Attempt, Cause, Discarded, Record, SequenceNumber, StreamMapping, StreamSettings};
 use crate::deliveries::{self, KinesisRecord};
 use crate::faults::{Fault, Proxy};
 use crate::runtime_api::{Environment, Function, Outcome};
@@ -58,6 +58,8 @@ struct Summary {
     partial_answers: u64,
     records_delivered_again: u64,
     records_discarded: u64,
+    /// Of those, the ones that were given up for their age.
+    records_too_old: u64,
     events: u64,
     counted: u64,
 }
@@ -72,6 +74,7 @@ impl Summary {
         self.partial_answers += other.partial_answers;
         self.records_delivered_again += other.records_delivered_again;
         self.records_discarded += other.records_discarded;
+        self.records_too_old += other.records_too_old;
         self.events += other.events;
         self.counted += other.counted;
     }
@@ -127,7 +130,7 @@ impl Chain {
             reports: true,
             bisects: random.one_in(2),
             retries_max: random.one_in(3).then_some(1),
-            record_age_max: None,
+            record_age_max: random.one_in(2).then(|| age_max(&mut random)),
             retention: 7 * DAY,
         });
         let mut log = StreamMapping::new(StreamSettings {
@@ -137,7 +140,7 @@ impl Chain {
             reports: true,
             bisects: random.one_in(2),
             retries_max: random.one_in(3).then_some(1),
-            record_age_max: None,
+            record_age_max: random.one_in(2).then(|| age_max(&mut random)),
             retention: DAY,
         });
         for shard in ["shardId-0", "shardId-1"] {
@@ -165,11 +168,14 @@ impl Chain {
 
     async fn run(mut self) -> Summary {
         self.drive().await;
-        // What the mappings gave up went whole to the on-failure destination: an operator hands it in again.
-        for discarded in std::mem::take(&mut self.stream.discarded) {
-            self.summary.records_discarded += discarded.records.len() as u64;
-            let event = self.event(Program::Aggregate, &discarded.shard, &discarded.records);
-            self.invoke_undisturbed(Program::Aggregate, &event).await;
+        // What the mappings gave up went whole to the on-failure destination: an operator hands in what is kept there.
+        for Discarded { shard, records, cause } in std::mem::take(&mut self.stream.discarded) {
+            self.summary.records_discarded += records.len() as u64;
+            self.summary.records_too_old += if cause == Cause::TooOld { records.len() as u64 } else { 0 };
+            let batch = self.event(Program::Aggregate, &shard, &records);
+            let ends = [records.first(), records.last()].map(|record| record.unwrap().sequence_number.as_str());
+            let kept = deliveries::given_up(NAME, &shard, ends, records.len(), &batch);
+            self.invoke_undisturbed(Program::Aggregate, &kept).await;
         }
         self.read_log().await;
         self.drive().await;
@@ -468,6 +474,11 @@ fn deliveries_of(random: &mut Random) -> (Vec<Event>, BTreeMap<(Millis, usize), 
         put(30_000, Put::Split);
     }
     (events, puts, poison)
+}
+
+/// How old a record may become: not much more than the shortest that Lambda takes, so that kills make some too old.
+fn age_max(random: &mut Random) -> Millis {
+    60_000 + random.below(30_000)
 }
 
 /// Some time within a minute.
