@@ -70,6 +70,9 @@ pub(crate) struct Balance {
     #[serde(serialize_with = "seconds")]
     pub(crate) seconds: Duration,
     pub(crate) write_units: u64,
+    /// The runs under which slices that were set aside were sent again, with the name they were set aside by.
+    #[serde(skip)]
+    pub(crate) sent_again: Vec<(String, RunId)>,
 }
 
 /// What records say beside their verdicts: events of other meters, facts, and parts that could not be read.
@@ -112,6 +115,7 @@ impl Balance {
         self.skipped_files += other.skipped_files;
         self.seconds += other.seconds;
         self.write_units += other.write_units;
+        self.sent_again.extend(other.sent_again);
     }
 
     /// Whether every record read became exactly one thing.
@@ -541,6 +545,11 @@ impl Done {
     }
 }
 
+/// Whether a name is what slices were set aside by, alone or in a record of the stream. Objects have paths and addresses.
+fn is_of_slices(name: &str) -> bool {
+    SliceId::of_letter_name(name).is_some() || name.starts_with("stream:")
+}
+
 /// Whether all slices of a run are.
 pub(crate) fn is_acknowledged(manifest: &Manifest, acknowledged: &RunAcknowledged) -> bool {
     (0..manifest.slices).all(|number| acknowledged.slices.contains_key(&number))
@@ -699,6 +708,9 @@ impl Waiting {
     }
 
     fn take(&mut self, manifest: &Manifest, acknowledged: RunAcknowledged) {
+        if is_of_slices(&manifest.object.name) {
+            self.balance.sent_again.push((manifest.object.name.clone(), manifest.run));
+        }
         let sent = self.on_their_way.remove(&manifest.run).unwrap_or_default();
         let before = self.acknowledged.remove(&manifest.run).unwrap_or_default();
         self.events -= sent - before;

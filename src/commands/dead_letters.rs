@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use ingest::dead_letter::{DeadLetter, DeadLetterHead};
 use ingest::notice::NamedObject;
 use ingest::object_store::OpenError;
-use ingest::{Beside, Judged, Reason, Verdict, read_object, stream_format};
+use ingest::{Beside, Judged, Reason, RunId, SliceId, Verdict, read_object, stream_format};
 use serde::de::IgnoredAny;
 use serde_json::json;
 use tokio::runtime::Handle;
@@ -145,8 +145,8 @@ struct Again {
     reading: Reading,
     sources: Vec<Source>,
     bytes: usize,
-    /// The letters that are put right once the sources are counted.
-    waiting: Vec<String>,
+    /// The letters that are put right once the sources are counted: their ids, and what they were set aside by.
+    waiting: Vec<(String, String)>,
     /// Objects that are read again; several pieces of one need it read once.
     objects: BTreeSet<PathBuf>,
     balance: Balance,
@@ -169,7 +169,7 @@ impl Again {
     }
 
     async fn look_at(&mut self, id: &str, letter: DeadLetter) -> anyhow::Result<()> {
-        let (reading, length) = (self.reading.clone(), letter.bytes.len());
+        let (reading, length, name) = (self.reading.clone(), letter.bytes.len(), letter.object.clone());
         let runtime = Handle::current();
         // Reading blocks, most of all where objects are fetched.
         let look = tokio::task::spawn_blocking(move || second_look(&letter, &reading, &runtime)).await??;
@@ -188,21 +188,52 @@ impl Again {
                 self.sources.push(source);
             }
         }
-        self.waiting.push(id.to_owned());
+        self.waiting.push((id.to_owned(), name));
         Ok(())
     }
 
     async fn count(&mut self, stores: &Stores) -> anyhow::Result<()> {
         self.bytes = 0;
         let sources = std::mem::take(&mut self.sources);
-        self.balance.add(Replay { stores, resume: false, reading: self.reading.clone() }.run(sources).await?);
+        let balance = Replay { stores, resume: false, reading: self.reading.clone() }.run(sources).await?;
+        let sent_again = balance.sent_again.clone();
+        let again = set_aside_again(stores, &sent_again).await?;
+        self.balance.add(balance);
         // Only now: a kill in between leaves them open, and another replay counts nothing twice.
-        for id in self.waiting.drain(..) {
-            stores.dead_letters().resolve(&id, edge::now()).await?;
-            self.resolved += 1;
+        for (id, name) in self.waiting.drain(..) {
+            let Some(copies) = again.get(name.as_str()) else {
+                stores.dead_letters().resolve(&id, edge::now()).await?;
+                self.resolved += 1;
+                continue;
+            };
+            // The letter that was there stays open, and stands for what was sent again.
+            for copy in copies {
+                stores.dead_letters().resolve(&copy.id, edge::now()).await?;
+            }
+            *self.still_dead.entry(Reason::PartitionUntrusted.to_string()).or_default() += 1;
         }
         Ok(())
     }
+}
+
+/// The open letters of slices that were sent again under these runs and set aside again, by the name they were first set
+/// aside by: their log can still not be trusted.
+async fn set_aside_again<'a>(
+    stores: &Stores,
+    sent_again: &'a [(String, RunId)],
+) -> anyhow::Result<BTreeMap<&'a str, Vec<DeadLetterHead>>> {
+    let mut again = BTreeMap::<_, Vec<DeadLetterHead>>::new();
+    if sent_again.is_empty() {
+        return Ok(again);
+    }
+    let names: BTreeMap<RunId, &str> = sent_again.iter().map(|(name, run)| (*run, name.as_str())).collect();
+    for head in stores.dead_letters().heads().await? {
+        let name = SliceId::of_letter_name(&head.object).and_then(|slice| names.get(&slice.run));
+        if let Some(name) = name.filter(|_| head.is_open()) {
+            again.entry(*name).or_default().push(head);
+        }
+    }
+    Ok(again)
 }
 
 fn second_look(letter: &DeadLetter, reading: &Reading, runtime: &Handle) -> anyhow::Result<SecondLook> {

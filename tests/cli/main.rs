@@ -20,6 +20,7 @@ mod homes;
 mod landing_zone;
 mod meters;
 mod operations;
+mod parked;
 mod poison;
 mod prices;
 mod recounted;

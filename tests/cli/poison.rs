@@ -35,8 +35,8 @@ accounts = ["400000000004"]
 const ELSEWHERE: [(Reason, &str); 4] = [
     (Reason::ObjectDenied, "functions: a queue of notices, and a bucket with a policy"),
     (Reason::ObjectArchived, "ingest: what each answer of S3 means"),
-    (Reason::SliceMalformed, "functions: batches of the stream"),
-    (Reason::PartitionUntrusted, "aggregator: a log with a gap"),
+    (Reason::SliceMalformed, "parked: a record of the stream"),
+    (Reason::PartitionUntrusted, "parked: a log with a gap"),
 ];
 
 /// One delivery with poison in it.
