@@ -14,6 +14,7 @@ mod log;
 mod month;
 mod naive_money;
 mod oracle;
+mod produced;
 mod receipts;
 mod rows;
 mod source;

@@ -49,10 +49,8 @@ pub(super) const CAST: &[(&str, Begin)] = &[
     ("mail", |world, _| Box::pin(super::month::mail(world))),
 ];
 
-static DECLARED: LazyLock<Declarations> = LazyLock::new(|| {
-    let text = "[[declared]]\nmeter = \"data_transfer_bytes\"\nsource = \"focus_export\"\n";
-    Declarations::parse(text).expect("a declaration")
-});
+static DECLARED: LazyLock<Declarations> =
+    LazyLock::new(|| Declarations::parse(super::source::DECLARED).expect("a declaration"));
 pub(super) static METERS: LazyLock<Meters> = LazyLock::new(Meters::built_in);
 
 /// Reads objects that are not done, and now and then one that is.
@@ -79,6 +77,7 @@ async fn read(world: Arc<World>) {
                 state
                     .say(|| format!("manifest of {} in run {}: {} slices", object.name, manifest.run, manifest.slices));
                 state.manifests.push(manifest.clone());
+                state.check_receipt(&manifest);
             }
             if !state.strikes(Fault::AnswerLost, 4) {
                 break;

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use aggregator::commit_log::{AppendError, CommitLog, ReadError, WriteUnits};
-use aggregator::entry::{Content, Entry};
+use aggregator::entry::{Content, Entry, EntryFact, EntryGroup};
 use aggregator::partition::Partition;
+use ingest::FactValue;
 use ingest::aws::AwsErrorKind;
 
 use super::fault::{Fault, Sabotage};
@@ -154,19 +155,55 @@ impl State {
         self.change();
         match &entry.content {
             Content::Split => self.meet("split"),
-            Content::Stated { facts, .. } => self.stated += facts.len() as u64,
+            Content::Stated { facts, .. } => {
+                for fact in facts {
+                    self.check_stated(partition, fact);
+                }
+            }
             Content::Counted { groups, .. } => {
-                let hour = partition.hour().expect("a log of counts has an hour");
                 for group in groups {
-                    for identity in &group.identities {
-                        let is_new = self.counted.insert((group.counter.meter, group.counter.account, hour, *identity));
-                        self.ensure(is_new, || {
-                            format!("{partition}: entry {} counts {identity:?} again", entry.version)
-                        });
-                    }
+                    self.check_counted(partition, group);
                 }
             }
         }
         true
+    }
+    /// What is counted was delivered, and is counted here and nowhere else; no scope comes to more than the recount.
+    fn check_counted(&mut self, partition: &Partition, group: &EntryGroup) {
+        let hour = partition.hour().expect("a log of counts has an hour");
+        let scope = (group.counter.meter, group.counter.account, hour);
+        for identity in &group.identities {
+            let is_said = self.sources.produced.has(scope, *identity, self.step);
+            self.ensure(is_said, || format!("{partition} counts {identity:?}, and nobody delivered it"));
+            let is_new = self.counted.insert((scope.0, scope.1, hour, *identity));
+            self.ensure(is_new, || format!("{partition} counts {identity:?} again"));
+        }
+        let gained = group.identities.len() as u64;
+        let total = self.totals.entry((partition.to_string(), group.counter.clone())).or_default();
+        let before = std::mem::replace(total, group.total);
+        self.ensure(before + gained == group.total, || {
+            format!("{partition}: {gained} more than {before} are {}", group.total)
+        });
+        let sum = self.sums.entry(scope).or_default();
+        *sum += group.total.saturating_sub(before);
+        let (sum, most) = (*sum, self.sources.produced.count(scope, self.step));
+        self.ensure(sum <= most, || format!("{} of {} at {hour} is {sum}, of {most} delivered", scope.0, scope.1));
+    }
+
+    /// What is stated was delivered, and is higher than everything that was stated under its key.
+    fn check_stated(&mut self, partition: &Partition, stated: &EntryFact) {
+        self.stated += 1;
+        let (fact, key) = (&stated.fact, stated.fact.key.identity());
+        let is_said = match fact.value {
+            FactValue::ExportEnd { .. } => self.sources.produced.ends(fact.revision, self.step),
+            _ => {
+                let said = (*key.as_bytes(), fact.revision, *stated.hash.as_bytes());
+                self.sources.produced.states(&said, self.step)
+            }
+        };
+        self.ensure(is_said, || format!("{partition} states {fact:?}, and nobody delivered it"));
+        let version = (fact.revision, stated.hash);
+        let before = self.last_stated.insert(key, version);
+        self.ensure(before < Some(version), || format!("{partition} states {version:?} of {key:?} after {before:?}"));
     }
 }

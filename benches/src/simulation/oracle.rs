@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ingest::Meter;
+use aggregator::acknowledgement::RunAcknowledged;
+use ingest::manifest::Manifest;
+use ingest::{ContentHash, Identity, Meter};
 use reference::Recount;
 
 use super::fault::Fault;
 use super::month::by_scope;
 use super::naive_money::total_minor;
+use super::produced::Stated;
 use super::source::Scope;
 use super::world::State;
 
@@ -15,6 +18,7 @@ impl State {
     /// What holds between any two steps; what concerns one write is checked as it lands.
     pub(super) fn check_always(&mut self) {
         self.check_markers();
+        self.check_charges();
         let wrong = self
             .rows
             .iter()
@@ -95,6 +99,13 @@ impl State {
 
     /// The naive recount of the logs as they are delivered comes to the same.
     fn check_reference(&mut self, truth: &BTreeMap<Scope, i128>) {
+        let counts: BTreeMap<Scope, i128> =
+            truth.iter().filter(|((meter, ..), _)| is_count(*meter)).map(|(scope, total)| (*scope, *total)).collect();
+        let produced = self.sources.produced.counts();
+        let apart = differing(&produced, &counts);
+        self.ensure(apart.is_none(), || {
+            format!("the recount is not what was delivered: {}", apart.unwrap_or_default())
+        });
         let mut recount = Recount::default();
         for object in self.sources.objects.iter().filter(|object| object.is_cloudtrail) {
             recount.add_object(&object.name, &object.stored, self.now().micros());
@@ -107,21 +118,63 @@ impl State {
         self.ensure(counted == expected, || format!("the recount comes to {counted:?}, not {expected:?}"));
     }
 
-    fn check_receipts(&mut self) {
+    /// A reading that is acknowledged whole: every record of it became one thing, and what it says is in the logs.
+    pub(super) fn check_receipt(&mut self, manifest: &Manifest) {
+        let none = RunAcknowledged::default();
+        let acknowledged = self.acknowledged.get(&manifest.run).unwrap_or(&none);
+        if !aggregator::receipts::is_acknowledged(manifest, acknowledged) {
+            return;
+        }
+        let name = &manifest.object.name;
+        let of_records =
+            acknowledged.slices.values().filter(|slice| !manifest.beside_slices.contains(&slice.slice.number));
+        let (mut counted, mut duplicates) = (0, 0);
+        for slice in of_records {
+            counted += slice.tally.counted;
+            duplicates += slice.tally.duplicates;
+        }
+        let not_counted = manifest.not_counted.values().sum::<u64>();
+        let dead = manifest.dead_letters.values().sum::<u64>();
+        let kept = self.letters.values().filter(|letter| letter.object == *name).count() as u64;
+        let said = self.sources.produced.of_object(name);
+        let missing = said
+            .into_iter()
+            .flat_map(|said| &said.identities)
+            .find(|((meter, account, hour), identity)| !self.counted.contains(&(*meter, *account, *hour, *identity)));
+        let missing = missing.map(|(scope, identity)| format!("{identity:?} of {} at {}", scope.1, scope.2));
+        let is_stated = |(key, revision, hash): &Stated| {
+            let version = (*revision, ContentHash::from_bytes(*hash));
+            self.last_stated.get(&Identity::from_bytes(*key)).is_some_and(|last| version <= *last)
+        };
+        let unstated = said.into_iter().flat_map(|said| &said.facts).find(|stated| !is_stated(stated)).copied();
+        let read = manifest.read;
+        self.ensure(read == counted + duplicates + not_counted + dead, || {
+            format!("{read} records of {name} are {counted} + {duplicates} + {not_counted} + {dead}")
+        });
+        self.ensure(dead <= kept, || format!("{dead} dead letters of {name} are said, {kept} kept"));
+        self.ensure(missing.is_none(), || format!("{name} is acknowledged without {}", missing.unwrap_or_default()));
+        self.ensure(unstated.is_none(), || format!("{name} is acknowledged without {unstated:?}"));
+    }
+
+    /// What each customer is charged is what a naive rating of the cut comes to.
+    fn check_charges(&mut self) {
         let mut wrong = None;
-        for manifest in &self.manifests {
-            let Some(acknowledged) = self.acknowledged.get(&manifest.run) else { continue };
-            if (0..manifest.slices).any(|number| !acknowledged.slices.contains_key(&number)) {
-                continue;
-            }
-            let slices =
-                acknowledged.slices.values().filter(|slice| !manifest.beside_slices.contains(&slice.slice.number));
-            let usage: u64 = slices.map(|slice| slice.tally.counted + slice.tally.duplicates).sum();
-            if usage != manifest.usage_events() {
-                wrong = Some((manifest.object.name.clone(), usage, manifest.usage_events()));
+        for issued in &self.month.invoices {
+            let close = self.month.closes.iter().find(|one| one.customer == issued.customer && one.cut == issued.cut);
+            let expected = close.map(|close| total_minor(&by_scope(&close.totals)));
+            let corrections = issued.corrections.iter().map(|correction| i128::from(correction.totals.total.minor()));
+            let charged = i128::from(issued.invoice.totals.total.minor()) + corrections.sum::<i128>();
+            if expected != Some(charged) {
+                wrong = Some(format!("invoice {} and its corrections: {charged}, not {expected:?}", issued.number));
             }
         }
-        self.ensure(wrong.is_none(), || format!("a receipt does not balance (object, slices, records): {wrong:?}"));
+        self.ensure(wrong.is_none(), || wrong.unwrap_or_default());
+    }
+
+    fn check_receipts(&mut self) {
+        for manifest in self.manifests.clone() {
+            self.check_receipt(&manifest);
+        }
         let slices = self.acknowledged.values().flat_map(|run| run.slices.values());
         let said: u64 = slices.map(|slice| slice.tally.counted + slice.tally.beside.stated).sum();
         let held = self.counted.len() as u64 + self.stated;

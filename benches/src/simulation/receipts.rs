@@ -145,6 +145,9 @@ impl State {
             }
         }
         self.check_markers();
+        if let Some(manifest) = self.manifests.iter().find(|manifest| manifest.run == run).cloned() {
+            self.check_receipt(&manifest);
+        }
     }
 
     /// What is acknowledged is rolled up, or a sweep will look at it.

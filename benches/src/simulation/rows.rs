@@ -7,7 +7,7 @@ use aggregator::directory::CustomerId;
 use aggregator::fact_rows::{FactAdvance, FactError, FactsAdvanced, rows_partition};
 use aggregator::rollup::RollUpStore;
 use aggregator::usage_rows::{Advance, AdvanceError, AdvanceOutcome, DatabaseError};
-use ingest::{AccountId, Bucket, FactValue, Hour, Quantity, Timestamp};
+use ingest::{AccountId, Bucket, CounterKey, Dimensions, FactValue, Hour, Quantity, Timestamp};
 
 use super::fault::{Fault, Sabotage};
 use super::world::{Row, RowKey, State, World, step};
@@ -194,6 +194,11 @@ impl State {
                 let before = self.rows.get(&key).map_or(0, |row| row.total);
                 let total = counter.total;
                 self.ensure(before <= total, || format!("the row {key:?} goes back from {before} to {total}"));
+                let (region, category) = (counter.region.clone().into(), counter.category.clone().into());
+                let dimensions = Dimensions { region, category };
+                let counter_key = CounterKey { meter: counter.meter, account: counter.account, dimensions };
+                let held = self.totals.get(&(advance.partition.clone(), counter_key)).copied().unwrap_or_default();
+                self.ensure(total <= held, || format!("the row {key:?} is {total}, its log {held}"));
                 self.rows.insert(key, Row { total, owner });
             }
             if !is_late {

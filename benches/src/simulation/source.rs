@@ -8,8 +8,9 @@ use aggregator::directory::{CustomerId, Ownership};
 use ingest::{AccountId, Hour, Meter, Timestamp};
 use serde_json::json;
 
-use super::Options;
 use super::fault::Fault;
+use super::produced::Produced;
+use super::{Options, START};
 use crate::random::{Draws, push_uuid};
 
 /// Which meter, whose, when.
@@ -44,6 +45,9 @@ pub(super) struct Usage {
 /// The number of an edition, and bytes by account and hour.
 pub(super) type Edition = (u64, BTreeMap<(AccountId, Hour), i128>);
 
+/// Which sources count.
+pub(super) const DECLARED: &str = "[[declared]]\nmeter = \"data_transfer_bytes\"\nsource = \"focus_export\"\n";
+
 /// Everything that is delivered.
 #[derive(Debug)]
 pub(super) struct Sources {
@@ -53,6 +57,8 @@ pub(super) struct Sources {
     pub(super) hours: Vec<Hour>,
     /// Records on the stream that nobody can read.
     pub(super) stream_poison: u64,
+    /// The same as the recount reads it.
+    pub(super) produced: Produced,
 }
 
 const REGIONS: [&str; 2] = ["eu-west-1", "us-east-1"];
@@ -72,7 +78,8 @@ impl Sources {
         let mut accounts = vec![one, same];
         accounts.extend((0..2).map(|n| all(1_000 + 10 * n + draws.below(10))));
         let customers = ["anna", "berta"].iter().map(|id| CustomerId::parse(id).expect("an id")).collect();
-        let mut sources = Self { objects: Vec::new(), accounts, customers, hours, stream_poison: 0 };
+        let (objects, produced) = (Vec::new(), Produced::default());
+        let mut sources = Self { objects, accounts, customers, hours, stream_poison: 0, produced };
         let count = options.objects.unwrap_or(4 + draws.below(5));
         for number in 0..count {
             let mut object = match draws.below(10) {
@@ -87,6 +94,8 @@ impl Sources {
             object.arrives_at = if is_late { at } else { 0 };
             sources.objects.push(object);
         }
+        let start = Timestamp::parse_rfc3339(START).expect("an instant");
+        sources.produced = Produced::by(&sources.objects, start.saturating_add_secs(10 * 86_400));
         sources
     }
 

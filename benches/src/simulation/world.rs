@@ -16,12 +16,12 @@ use aggregator::partition::Partition;
 use ingest::aws::{AwsError, AwsErrorKind};
 use ingest::dynamodb::Item;
 use ingest::manifest::Manifest;
-use ingest::{AccountId, Hour, Identity, Meter, Reason, RunId, Timestamp};
+use ingest::{AccountId, ContentHash, CounterKey, Hour, Identity, Meter, Reason, RunId, Timestamp};
 use sha2::{Digest, Sha256};
 
 use super::fault::{Fault, Sabotage};
 use super::month::Month;
-use super::source::Sources;
+use super::source::{Scope, Sources};
 use super::{Options, START};
 use crate::random::{Draws, Stream as About};
 
@@ -60,8 +60,12 @@ pub(super) struct State {
     pub(super) remembered: BTreeMap<Partition, Vec<Entry>>,
     /// Every identity in an entry that landed.
     pub(super) counted: BTreeSet<(Meter, AccountId, Hour, Identity)>,
-    /// Versions of facts in entries that landed.
+    /// What each counter of each log came to, and all counters of a scope together.
+    pub(super) totals: BTreeMap<(String, CounterKey), u64>,
+    pub(super) sums: BTreeMap<Scope, u64>,
+    /// Versions of facts in entries that landed, and the last of each key.
     pub(super) stated: u64,
+    pub(super) last_stated: BTreeMap<Identity, (u64, ContentHash)>,
     pub(super) manifests: Vec<Manifest>,
     /// Acknowledgements as they are written, and what they come to.
     pub(super) receipts: BTreeMap<RunId, Vec<Item>>,
@@ -198,7 +202,10 @@ impl World {
             phantoms: BTreeMap::new(),
             remembered: BTreeMap::new(),
             counted: BTreeSet::new(),
+            totals: BTreeMap::new(),
+            sums: BTreeMap::new(),
             stated: 0,
+            last_stated: BTreeMap::new(),
             manifests: Vec::new(),
             receipts: BTreeMap::new(),
             acknowledged: BTreeMap::new(),
