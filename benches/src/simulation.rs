@@ -22,15 +22,19 @@ mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Waker};
 
 use actors::{CAST, Process};
 pub use fault::{Fault, Sabotage};
+use ingest::Timestamp;
 use world::World;
 
 /// When the simulated time begins: after the end of the month that is counted.
-const START: &str = "2026-11-02T00:00:00Z";
+static START_AT: LazyLock<Timestamp> =
+    LazyLock::new(|| Timestamp::parse_rfc3339("2026-11-02T00:00:00Z").expect("an instant"));
+/// A clock that nothing lies ahead of.
+static LATE: LazyLock<Timestamp> = LazyLock::new(|| START_AT.saturating_add_secs(10 * 86_400));
 /// Steps in which everything must come to rest once faults are over.
 const REST_STEPS_MAX: u64 = 60_000;
 /// How often what always holds is looked at; what concerns one write is checked as it lands.
@@ -122,6 +126,7 @@ pub fn play(options: &Options) -> Outcome {
             state.turn();
             if options.steps == state.step {
                 state.is_calm = true;
+                state.set_clock_right();
                 while !state.late_entries.is_empty() {
                     state.land_late();
                 }

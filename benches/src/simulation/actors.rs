@@ -15,8 +15,8 @@ use aggregator::usage_rows::{AdvanceError, DatabaseError};
 use ingest::dead_letter::DeadLetter;
 use ingest::manifest::Manifest;
 use ingest::{
-    Beside, Declarations, Identity, Meters, Packer, Rules, RunId, Slice, Statement, Timestamp, UsageEvent, UsageFact,
-    Verdict, read_object, stream_format,
+    Beside, Declarations, Identity, Meters, Packer, Reason, Rules, RunId, Slice, Statement, Timestamp, UsageEvent,
+    UsageFact, Verdict, read_object, stream_format,
 };
 
 use super::fault::{Fault, Sabotage};
@@ -24,9 +24,12 @@ use super::log::Logs;
 use super::receipts::{Acknowledgements, Letters};
 use super::rows::Rows;
 use super::source::Object;
-use super::world::{World, next_id, step};
+use super::world::{Letter, State, World, next_id, step};
 
 pub(super) type Process = Pin<Box<dyn Future<Output = ()>>>;
+
+/// How often an operator looks whether what was replayed is counted.
+const REPLAY_PATIENCE: usize = 40;
 
 /// Begins a process with a number of its own.
 type Begin = fn(Arc<World>, u32) -> Process;
@@ -42,6 +45,7 @@ pub(super) const CAST: &[(&str, Begin)] = &[
     ("roll-up", |world, process| Box::pin(roll_up(world, process))),
     ("sweep", |world, process| Box::pin(sweep(world, process))),
     ("operator", |world, _| Box::pin(operate(world))),
+    ("clearing", |world, _| Box::pin(clear(world))),
     ("close", |world, process| Box::pin(super::month::close(world, process))),
     ("close", |world, process| Box::pin(super::month::close(world, process))),
     ("billing", |world, _| Box::pin(super::month::bill(world))),
@@ -58,30 +62,36 @@ async fn read(world: Arc<World>) {
     loop {
         step().await;
         let Some((object, run, now)) = next_object(&world) else { continue };
-        let packed = pack(&world, &object, run, now);
-        let manifest = packed.manifest;
-        for slices in in_records(&world, packed.slices) {
-            let (bucket, body) = (slices[0].bucket.number(), stream_format::encode(&slices));
-            put(&world, bucket, body).await;
+        let (packed, found) = pack(&world, &object.name, &object.stored, run, now);
+        world.lock().check_reading(&object, &packed, found, now);
+        send(&world, packed).await;
+    }
+}
+
+/// Sends what was read: slices, what is set aside, and at last that it was read to its end.
+async fn send(world: &Arc<World>, packed: Packed) {
+    for slices in in_records(world, packed.slices) {
+        let (bucket, body) = (slices[0].bucket.number(), stream_format::encode(&slices));
+        put(world, bucket, body).await;
+    }
+    let letters = Letters(Arc::clone(world));
+    while aggregator::aggregator::DeadLetterStore::set_aside(&letters, &packed.letters).await.is_err() {}
+    let manifest = packed.manifest;
+    loop {
+        step().await;
+        let mut state = world.lock();
+        if state.strikes(Fault::Throttled, 4) {
+            continue;
         }
-        let letters = Letters(Arc::clone(&world));
-        while aggregator::aggregator::DeadLetterStore::set_aside(&letters, &packed.letters).await.is_err() {}
-        loop {
-            step().await;
-            let mut state = world.lock();
-            if state.strikes(Fault::Throttled, 4) {
-                continue;
-            }
-            let is_written = state.manifests.iter().any(|one| one.run == manifest.run);
-            if !is_written {
-                state
-                    .say(|| format!("manifest of {} in run {}: {} slices", object.name, manifest.run, manifest.slices));
-                state.manifests.push(manifest.clone());
-                state.check_receipt(&manifest);
-            }
-            if !state.strikes(Fault::AnswerLost, 4) {
-                break;
-            }
+        let is_written = state.manifests.iter().any(|one| one.run == manifest.run);
+        if !is_written {
+            let name = &manifest.object.name;
+            state.say(|| format!("manifest of {name} in run {}: {} slices", manifest.run, manifest.slices));
+            state.manifests.push(manifest.clone());
+            state.check_receipt(&manifest);
+        }
+        if !state.strikes(Fault::AnswerLost, 4) {
+            break;
         }
     }
 }
@@ -93,12 +103,12 @@ fn next_object(world: &World) -> Option<(Object, RunId, Timestamp)> {
     let replays = state.strikes(Fault::Replay, 6);
     let draw = state.draws.next();
     let there = state.sources.there(state.step);
-    let has_manifest = |name: &str| state.manifests.iter().any(|manifest| manifest.object.name == name);
+    let has_manifest = |object: &Object| state.readings(object).next().is_some();
     // What was sent is on its way, unless the stream has nothing any more.
     let is_waiting = !state.stream.records.is_empty() && !draw.is_multiple_of(16);
     let wanted: Vec<&Object> = there
         .map(|(_, object)| object)
-        .filter(|object| replays || !(state.is_done(&object.name) || is_waiting && has_manifest(&object.name)))
+        .filter(|object| replays || !(state.is_done(object) || is_waiting && has_manifest(object)))
         .collect();
     let object = (*wanted.get(usize::try_from(draw >> 32).unwrap_or(0) % wanted.len().max(1))?).clone();
     let run = RunId::from_bytes(next_id().0);
@@ -112,14 +122,14 @@ struct Packed {
     manifest: Manifest,
 }
 
-/// Reads an object as every front end of ingest does.
-fn pack(world: &World, object: &Object, run: RunId, now: Timestamp) -> Packed {
+/// Reads an object as every front end of ingest does; and how many records it has.
+fn pack(world: &World, name: &str, stored: &[u8], run: RunId, now: Timestamp) -> (Packed, u64) {
     let sabotage = world.lock().options.sabotage;
     let rules = Rules { now, declared: &DECLARED, meters: &METERS };
     let (mut packer, mut slices, mut letters) = (Packer::new(run), Vec::new(), Vec::new());
-    let found = read_object(&object.name, object.stored.as_slice(), rules, |judged| {
+    let found = read_object(name, stored, rules, |judged| {
         let letter = |reason| DeadLetter {
-            object: object.name.clone(),
+            object: name.to_owned(),
             offset: judged.offset,
             number: judged.number,
             reason,
@@ -158,18 +168,31 @@ fn pack(world: &World, object: &Object, run: RunId, now: Timestamp) -> Packed {
     })
     .expect("an object in memory can be read");
     slices.extend(packer.flush());
-    let mut state = world.lock();
-    let records = object.records;
-    state.ensure(records.is_none_or(|records| records == found.read), || {
-        format!("{} records of {} are read, not {records:?}", found.read, object.name)
-    });
-    let poison = letters.len() as u64;
-    state.ensure(poison == object.poison, || {
-        let reasons: Vec<&str> = letters.iter().map(|letter| letter.reason.as_str()).collect();
-        format!("{poison} records of {} are dead letters, not {}: {reasons:?}", object.name, object.poison)
-    });
-    let manifest = Manifest::new(run, object.name.clone(), found, packer.slices(), packer.beside_slices(), now);
-    Packed { slices, letters, manifest }
+    let read = found.read;
+    let manifest = Manifest::new(run, name.to_owned(), found, packer.slices(), packer.beside_slices(), now);
+    (Packed { slices, letters, manifest }, read)
+}
+
+impl State {
+    /// A reading found what is in the object, and set aside what nobody can read and what lies ahead of the clock.
+    fn check_reading(&mut self, object: &Object, packed: &Packed, read: u64, now: Timestamp) {
+        let name = &object.name;
+        self.ensure(object.records.is_none_or(|records| records == read), || {
+            format!("{read} records of {name} are read, not {:?}", object.records)
+        });
+        let ahead = object.ahead_of(now);
+        if 0 < ahead {
+            self.meet("ahead of the clock");
+        }
+        if ahead != object.ahead_of(self.right_now()) {
+            self.meet("verdict of a wrong clock");
+        }
+        let (found, expected) = (packed.letters.len() as u64, object.poison + ahead);
+        self.ensure(found == expected, || {
+            let reasons: Vec<&str> = packed.letters.iter().map(|letter| letter.reason.as_str()).collect();
+            format!("{found} records of {name} are dead letters, not {expected}: {reasons:?}")
+        });
+    }
 }
 
 fn spoiled(mut event: UsageEvent<'_>, run: RunId, now: Timestamp, sabotage: Option<Sabotage>) -> UsageEvent<'_> {
@@ -401,20 +424,67 @@ async fn sweep(world: Arc<World>, process: u32) {
     }
 }
 
-/// Deals with dead letters, and moves accounts.
+/// Now and then deals with an open dead letter: it is dismissed, or to be read again.
+fn look_at_letter(state: &mut State) -> Option<(String, Letter)> {
+    if !state.is_calm && !state.draws.percent(5) {
+        return None;
+    }
+    let open: Vec<&String> = state.letters.iter().filter(|(_, letter)| letter.is_open).map(|(id, _)| id).collect();
+    let which = usize::try_from(state.draws.below(open.len() as u64)).unwrap_or(0);
+    let id = (*open.get(which)?).clone();
+    let is_for_good = state.is(Sabotage::FutureDismissed);
+    let letter = state.letters.get_mut(&id).expect("it is open");
+    if letter.reason == Reason::EventTimeInFuture && !is_for_good {
+        return Some((id, letter.clone()));
+    }
+    letter.is_open = false;
+    let line = format!("dead letter {id} of {} is dismissed: {}", letter.object, letter.reason.as_str());
+    state.say(|| line);
+    None
+}
+
+/// Reads a dead letter's record again, as `dead-letters replay` does: it is put right once what it says is acknowledged.
+async fn replay_letter(world: &Arc<World>, id: String, letter: Letter) {
+    let (run, now) = (RunId::from_bytes(next_id().0), world.lock().now());
+    let bytes = [b"[", letter.bytes.as_slice(), b"]"].concat();
+    let (packed, _) = pack(world, &letter.object, &bytes, run, now);
+    if !packed.letters.is_empty() {
+        // It still lies ahead of the clock.
+        return;
+    }
+    world.lock().say(|| format!("dead letter {id} is read again in run {run}"));
+    let manifest = packed.manifest.clone();
+    send(world, packed).await;
+    for _ in 0..REPLAY_PATIENCE {
+        step().await;
+        let mut state = world.lock();
+        if state.is_acknowledged(&manifest) {
+            state.meet("replayed letter");
+            state.say(|| format!("dead letter {id} is put right"));
+            state.letters.get_mut(&id).expect("nothing is deleted").is_open = false;
+            return;
+        }
+    }
+    // It stays open; another replay counts nothing twice.
+}
+
+/// Deals with dead letters.
+async fn clear(world: Arc<World>) {
+    loop {
+        step().await;
+        let look = look_at_letter(&mut world.lock());
+        if let Some((id, letter)) = look {
+            replay_letter(&world, id, letter).await;
+        }
+    }
+}
+
+/// Moves accounts.
 async fn operate(world: Arc<World>) {
     loop {
         step().await;
         let mut state = world.lock();
         let state = &mut *state;
-        if state.is_calm || state.draws.percent(5) {
-            let open = state.letters.iter_mut().find(|(_, letter)| letter.is_open);
-            if let Some((id, letter)) = open {
-                letter.is_open = false;
-                let line = format!("dead letter {id} of {} is dismissed: {}", letter.object, letter.reason.as_str());
-                state.say(|| line);
-            }
-        }
         if state.strikes(Fault::Move, 8) {
             let account = state.draws.pick(&state.sources.accounts);
             let customer = state.sources.customers[usize::try_from(state.draws.below(2)).unwrap_or(0)].clone();

@@ -10,14 +10,14 @@ use billing::{
     Correction, Days, Fraction, Invoice, Month as BilledMonth, RateCard, Share, Standing, Stretch, TaxRate, Terms,
     Usage, UsagePart, Windows, day_of, draft,
 };
-use ingest::{Quantity, Window};
+use ingest::{Hour, Quantity, Reason, Window};
 
 use super::actors::METERS;
 use super::fault::{Fault, Sabotage};
 use super::log::Logs;
 use super::naive_money::CARD;
 use super::source::Scope;
-use super::world::{State, World, step};
+use super::world::{Letter, State, World, step};
 
 pub(super) const MONTH: &str = "2026-10";
 
@@ -130,8 +130,9 @@ impl State {
     /// Whether everything that is there is done, and nothing waits for somebody.
     fn is_all_read(&self) -> bool {
         let there = self.sources.there(self.step);
-        there.into_iter().all(|(_, object)| self.is_done(&object.name))
-            && !self.letters.values().any(|letter| letter.is_open)
+        // What lies ahead of the clock is not of the month, and holds up another.
+        let holds_up = |letter: &Letter| letter.is_open && letter.reason != Reason::EventTimeInFuture;
+        there.into_iter().all(|(_, object)| self.is_done(object)) && !self.letters.values().any(holds_up)
     }
 
     /// Usage rows by customer, as a close sees them.
@@ -141,7 +142,7 @@ impl State {
         let facts = facts.iter().map(|(key, total)| (key, *total, self.owner(&key.1, key.3)));
         let mut by_customer = BTreeMap::<CustomerId, BTreeMap<TotalKey, Quantity>>::new();
         for ((_, account, meter, window, region, category), total, owner) in counts.chain(facts) {
-            let Some(owner) = owner else { continue };
+            let Some(owner) = owner.filter(|_| is_of_month(*window)) else { continue };
             let key = TotalKey {
                 account: *account,
                 meter: *meter,
@@ -191,7 +192,10 @@ impl State {
         let is_count =
             |scope: &Scope| matches!(scope.0, ingest::Meter::CloudTrailEvents | ingest::Meter::GuardDutyFindings);
         let missing = demand.into_iter().flatten().find(|(scope, total)| {
-            is_count(scope) && owns(scope) && closed.get(scope).copied().unwrap_or_default() < **total
+            is_count(scope)
+                && is_of_month(scope.2)
+                && owns(scope)
+                && closed.get(scope).copied().unwrap_or_default() < **total
         });
         self.ensure(missing.is_none(), || format!("{} is closed without {missing:?}", customer.as_str()));
         if demand.is_some() {
@@ -217,6 +221,11 @@ impl State {
         let words = format!("{customer:?} {cut} {folded:?}");
         self.month.closes.push(Close { customer: customer.clone(), cut, looked_at, totals: folded, words });
     }
+}
+
+/// Whether an hour is of the month that is closed.
+pub(super) fn is_of_month(hour: Hour) -> bool {
+    hour.to_string().starts_with(MONTH)
 }
 
 pub(super) fn by_scope(totals: &BTreeMap<TotalKey, Quantity>) -> BTreeMap<Scope, i128> {

@@ -14,6 +14,7 @@ use ingest::dynamodb::{self, Item};
 use ingest::manifest::Manifest;
 
 use super::fault::{Fault, Sabotage};
+use super::source::Object;
 use super::world::{Letter, Marker, State, World, failure, step};
 
 /// Acknowledgements as a process writes them.
@@ -103,7 +104,8 @@ impl DeadLetterStore for Letters {
             }
             let id = letter.id();
             state.say(|| format!("dead letter {id}: {}", letter.reason.as_str()));
-            let kept = Letter { reason: letter.reason, object: letter.object.clone(), is_open: true };
+            let (object, bytes) = (letter.object.clone(), letter.bytes.clone());
+            let kept = Letter { reason: letter.reason, object, bytes, is_open: true };
             state.letters.entry(id).or_insert(kept);
         }
         step().await;
@@ -168,11 +170,18 @@ impl State {
         self.keep(item);
     }
 
-    /// Whether an object of this name needs no reading any more.
-    pub(super) fn is_done(&self, object: &str) -> bool {
-        let of_object = self.manifests.iter().filter(|manifest| manifest.object.name == object);
-        let mut of_object = of_object.filter(|manifest| self.is_acknowledged(manifest));
-        of_object.next().is_some()
+    /// Whether an object needs no reading any more.
+    pub(super) fn is_done(&self, object: &Object) -> bool {
+        self.readings(object).any(|manifest| self.is_acknowledged(manifest))
+    }
+
+    /// Readings of an object to its end. A record of it that is replayed has its name, and is not it.
+    pub(super) fn readings(&self, object: &Object) -> impl Iterator<Item = &Manifest> {
+        let is_by_name = self.is(Sabotage::NameIsDone);
+        let is_of = move |manifest: &&Manifest| {
+            manifest.object.name == object.name && (is_by_name || manifest.object.sha256 == object.sha256)
+        };
+        self.manifests.iter().filter(is_of)
     }
 
     pub(super) fn is_acknowledged(&self, manifest: &Manifest) -> bool {

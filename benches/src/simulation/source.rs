@@ -5,12 +5,13 @@ use std::fmt::Write as _;
 
 use aggregator::close::Owners;
 use aggregator::directory::{CustomerId, Ownership};
-use ingest::{AccountId, Hour, Meter, Timestamp};
+use ingest::{AccountId, Hour, Identity, Meter, Timestamp};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use super::fault::Fault;
 use super::produced::Produced;
-use super::{Options, START};
+use super::{LATE, Options, START_AT};
 use crate::random::{Draws, push_uuid};
 
 /// Which meter, whose, when.
@@ -25,8 +26,12 @@ pub(super) struct Object {
     pub(super) arrives_at: u64,
     /// Records in it; `None` where nobody can say.
     pub(super) records: Option<u64>,
-    /// How many of them are dead letters.
+    /// SHA-256 of it as stored.
+    pub(super) sha256: [u8; 32],
+    /// How many of them are dead letters, whatever the clock says.
     pub(super) poison: u64,
+    /// Events so near to the reader's clock that they may lie too far ahead of it, and when they happened.
+    pub(super) near: Vec<(Identity, Timestamp)>,
     pub(super) usage: Usage,
     pub(super) is_cloudtrail: bool,
 }
@@ -63,6 +68,9 @@ pub(super) struct Sources {
 
 const REGIONS: [&str; 2] = ["eu-west-1", "us-east-1"];
 const FIRST_HOUR: &str = "2026-10-05T22";
+/// When the last events happened, in seconds after the first instant that lies too far ahead as the run begins: some are too
+/// far ahead while the clock is behind, others until it is right again or some time has passed.
+const AHEAD_SECONDS: [i64; 6] = [-1_400, -700, -30, 60, 300, 900];
 /// Bytes of a unit of samples and exports, so that quantities have few decimals.
 const CHUNK: i128 = 1 << 26;
 
@@ -94,8 +102,10 @@ impl Sources {
             object.arrives_at = if is_late { at } else { 0 };
             sources.objects.push(object);
         }
-        let start = Timestamp::parse_rfc3339(START).expect("an instant");
-        sources.produced = Produced::by(&sources.objects, start.saturating_add_secs(10 * 86_400));
+        for object in &mut sources.objects {
+            object.sha256 = Sha256::digest(&object.stored).into();
+        }
+        sources.produced = Produced::by(&sources.objects, *LATE);
         sources
     }
 
@@ -113,20 +123,30 @@ impl Sources {
 
     fn cloudtrail(&self, number: u64, options: &Options, draws: &mut Draws) -> Object {
         let (mut usage, mut text, mut poison) = (Usage::default(), "{\"Records\":[".to_owned(), 0);
+        let mut near = Vec::new();
         let records = 1 + draws.below(12);
         for n in 0..records {
             if 0 < n {
                 text.push(',');
             }
             // Few ids, so that copies are many; an id in two accounts is two events.
-            let id = draws.below(24);
+            let id = if draws.percent(15) { 24 + draws.below(6) } else { draws.below(24) };
             let mut uuid = String::new();
             push_uuid(&mut uuid, (u128::from(id) << 96) | (0x4 << 76) | (0x2 << 62) | u128::from(id));
             // The hour follows from the id, or the same event would have happened twice.
             let (account, _) = self.place(draws);
-            let hour = self.hours[usize::try_from(id % 3).expect("small")];
-            let time = hour.start().saturating_add_secs(i64::try_from(id).expect("small") * 7);
+            let time = match id.checked_sub(24).and_then(|which| AHEAD_SECONDS.get(usize::try_from(which).ok()?)) {
+                Some(seconds) => START_AT.saturating_add_secs(3_600 + seconds),
+                None => {
+                    let hour = self.hours[usize::try_from(id % 3).expect("small")];
+                    hour.start().saturating_add_secs(i64::try_from(id).expect("small") * 7)
+                }
+            };
+            let hour = time.hour();
             let is_poison = draws.percent(6) && !options.without.contains(&Fault::Poison);
+            if id >= 24 && !is_poison {
+                near.push((Identity::of_event_id(&uuid).expect("a UUID"), time));
+            }
             let time = if is_poison { "\"yesterday\"".to_owned() } else { format!("\"{time}\"") };
             poison += u64::from(is_poison);
             // Copies may differ in what does not tell them apart.
@@ -149,7 +169,9 @@ impl Sources {
             stored: text.into_bytes(),
             arrives_at: 0,
             records: Some(records),
+            sha256: [0; 32],
             poison,
+            near,
             usage,
             is_cloudtrail: true,
         }
@@ -182,7 +204,9 @@ impl Sources {
             stored: text.into_bytes(),
             arrives_at: 0,
             records: Some(records),
+            sha256: [0; 32],
             poison: 0,
+            near: Vec::new(),
             usage,
             is_cloudtrail: false,
         }
@@ -214,7 +238,9 @@ impl Sources {
             stored: text.into_bytes(),
             arrives_at: 0,
             records: Some(records),
+            sha256: [0; 32],
             poison: 0,
+            near: Vec::new(),
             usage,
             is_cloudtrail: false,
         }
@@ -254,7 +280,17 @@ impl Sources {
         }
         let usage = Usage { edition: (!is_cut).then_some((edition, rows)), ..Usage::default() };
         let records = (!is_cut).then_some(records);
-        Object { name, stored, arrives_at: 0, records, poison: u64::from(is_cut), usage, is_cloudtrail: false }
+        Object {
+            name,
+            stored,
+            arrives_at: 0,
+            records,
+            sha256: [0; 32],
+            poison: u64::from(is_cut),
+            near: Vec::new(),
+            usage,
+            is_cloudtrail: false,
+        }
     }
 
     /// What is there at a step.
@@ -281,6 +317,18 @@ impl Sources {
         }
         all
     }
+}
+
+impl Object {
+    /// How many of its records lie too far ahead of a clock.
+    pub(super) fn ahead_of(&self, clock: Timestamp) -> u64 {
+        self.near.iter().filter(|(_, time)| is_ahead(*time, clock)).count() as u64
+    }
+}
+
+/// Whether something happened more than an hour ahead of a clock.
+pub(super) fn is_ahead(time: Timestamp, clock: Timestamp) -> bool {
+    clock.saturating_add_secs(3_600) < time
 }
 
 impl Usage {

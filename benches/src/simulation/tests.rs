@@ -22,8 +22,19 @@ fn check(seeds: std::ops::Range<u64>) {
         }
     }
     // Seeds are worth nothing unless they meet what they are about.
-    let beside =
-        ["conflict", "redelivery", "split", "slice in parts", "stale roll-up", "close", "override", "correction"];
+    let beside = [
+        "conflict",
+        "redelivery",
+        "split",
+        "slice in parts",
+        "ahead of the clock",
+        "verdict of a wrong clock",
+        "replayed letter",
+        "stale roll-up",
+        "close",
+        "override",
+        "correction",
+    ];
     let names = Fault::ALL.iter().map(|fault| fault.as_str());
     for what in names.chain(beside) {
         let often = met.get(what).copied().unwrap_or_default();

@@ -22,7 +22,7 @@ use sha2::{Digest, Sha256};
 use super::fault::{Fault, Sabotage};
 use super::month::Month;
 use super::source::{Scope, Sources};
-use super::{Options, START};
+use super::{Options, START_AT};
 use crate::random::{Draws, Stream as About};
 
 /// The stores, shared by everyone in the world. One thread: the lock is never waited for.
@@ -98,6 +98,7 @@ pub(super) struct Marker {
 pub(super) struct Letter {
     pub(super) reason: Reason,
     pub(super) object: String,
+    pub(super) bytes: Vec<u8>,
     pub(super) is_open: bool,
 }
 
@@ -177,7 +178,7 @@ impl World {
             split_at_identities: draws.pick(&[4, 6, 12, 100_000]),
         };
         let cache_bytes = draws.pick(&[0, 20_000, 1 << 20]);
-        let item_bytes_max = draws.pick(&[150, 150, ITEM_BYTES_MAX]);
+        let item_bytes_max = draws.pick(&[150, 150, 150, ITEM_BYTES_MAX]);
         let sources = Sources::from_seed(options, &mut draws);
         let owners = sources.first_owners();
         let lines = options.keeps_trace.then(Vec::new);
@@ -256,8 +257,16 @@ impl State {
     }
 
     pub(super) fn now(&self) -> Timestamp {
-        let start = Timestamp::parse_rfc3339(START).expect("an instant");
-        start.saturating_add_secs(self.skew_seconds + i64::try_from(self.step).expect("few steps"))
+        self.right_now().saturating_add_secs(self.skew_seconds)
+    }
+
+    /// What a clock would say that is right.
+    pub(super) fn right_now(&self) -> Timestamp {
+        START_AT.saturating_add_secs(i64::try_from(self.step).expect("few steps"))
+    }
+
+    pub(super) fn set_clock_right(&mut self) {
+        self.skew_seconds = 0;
     }
 
     pub(super) fn say(&mut self, line: impl FnOnce() -> String) {
@@ -295,7 +304,7 @@ impl State {
         if !self.late_items.is_empty() && self.draws.percent(6) {
             self.keep_late();
         }
-        if self.befalls(Fault::ClockJump, 2) {
+        if self.befalls(Fault::ClockJump, 4) {
             self.skew_seconds = [-1_500, -60, 0, 90, 1_700][usize::try_from(self.draws.below(5)).unwrap_or(0)];
             self.say(|| "the clock jumps".to_owned());
         }
