@@ -1,6 +1,9 @@
-//! How often a secret may be tried: per address and key, so that nobody locks anybody else out, and per address.
+//! How often a secret may be tried: per address and key; and per address for ids that no key has.
 //!
-//! Only tries that cost a bcrypt are counted, and those that turn out right are given back.
+//! Only tries that cost a bcrypt are counted, and those that turn out right are given back. No bound covers all keys of
+//! an address: behind a load balancer one address is everybody, and who tries wrong secrets there must not shut out the
+//! others. Ids that no key has are nobody's, so a bound on them shuts out nobody; it keeps one address from filling the
+//! threads with ids it makes up.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
@@ -15,31 +18,28 @@ use crate::rate::{Bucket, Rate, whole_seconds};
 /// Wrong secrets for one key from one address: so many at once, and then one every six seconds.
 const PER_KEY: Rate = Rate { burst: 10, micros_each: 6_000_000 };
 
-/// Wrong secrets from one address, whatever the key.
-const PER_ADDRESS: Rate = Rate { burst: 100, micros_each: 600_000 };
+/// Tries from one address for ids that no key has.
+const OF_NOBODY: Rate = Rate { burst: 100, micros_each: 600_000 };
 
 /// Addresses and pairs that are remembered. Who would make us forget one must come from that many others meanwhile.
 const REMEMBERED_MAX: u64 = 100_000;
 
-/// Tries of every address.
+/// Tries of every address, in this process.
 #[derive(Clone, Debug)]
 pub(crate) struct Attempts {
     pairs: Cache<(IpAddr, KeyId), Arc<Bucket>>,
-    addresses: Cache<IpAddr, Arc<Bucket>>,
+    /// Those for ids that no key has.
+    of_nobody: Cache<IpAddr, Arc<Bucket>>,
 }
 
 /// A try that was taken; [`Attempt::was_right`] gives it back.
 #[derive(Debug)]
-pub(crate) struct Attempt {
-    pair: Arc<Bucket>,
-    address: Arc<Bucket>,
-}
+pub(crate) struct Attempt(Arc<Bucket>);
 
 impl Attempt {
     /// The secret was right: it counts as no try.
     pub(crate) fn was_right(self) {
-        self.pair.give_back(PER_KEY);
-        self.address.give_back(PER_ADDRESS);
+        self.0.give_back(PER_KEY);
     }
 }
 
@@ -49,22 +49,27 @@ impl Attempts {
         let idle = Duration::from_secs(600);
         Self {
             pairs: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_idle(idle).build(),
-            addresses: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_idle(idle).build(),
+            of_nobody: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_idle(idle).build(),
         }
     }
 
-    /// Takes a try, or says in how many seconds the next one is free.
+    /// Takes a try for a key, or says in how many seconds the next one is free.
     pub(crate) fn take(&self, address: IpAddr, key_id: &KeyId, now: Timestamp) -> Result<Attempt, u64> {
-        let address = network(address);
-        let full = || Arc::new(Bucket::full());
-        let of_pair = self.pairs.get_with((address, key_id.clone()), full);
-        let of_address = self.addresses.get_with(address, full);
+        let of_pair = self.pairs.get_with((network(address), key_id.clone()), || Arc::new(Bucket::full()));
         of_pair.take(PER_KEY, now.micros()).map_err(whole_seconds)?;
-        if let Err(wait) = of_address.take(PER_ADDRESS, now.micros()) {
-            of_pair.give_back(PER_KEY);
+        Ok(Attempt(of_pair))
+    }
+
+    /// The same for an id that no key has, which nobody can be right about.
+    pub(crate) fn take_of_nobody(&self, address: IpAddr, key_id: &KeyId, now: Timestamp) -> Result<(), u64> {
+        // As for a key, so that ten tries do not tell the two apart.
+        let attempt = self.take(address, key_id, now)?;
+        let of_address = self.of_nobody.get_with(network(address), || Arc::new(Bucket::full()));
+        if let Err(wait) = of_address.take(OF_NOBODY, now.micros()) {
+            attempt.was_right();
             return Err(whole_seconds(wait));
         }
-        Ok(Attempt { pair: of_pair, address: of_address })
+        Ok(())
     }
 }
 
@@ -122,16 +127,29 @@ mod tests {
     }
 
     #[test]
-    fn an_address_runs_out_of_tries_over_all_keys_also_within_its_ipv6_network() {
+    fn wrong_secrets_of_many_keys_shut_out_no_other_key_of_the_address() {
+        let attempts = Attempts::new();
+        let balancer = address("192.0.2.1");
+        for number in 0..1_000_u16 {
+            drop(attempts.take(balancer, &key(&format!("{number:016}")), at(0)).unwrap());
+        }
+        assert!(attempts.take(balancer, &key(A), at(0)).is_ok());
+    }
+
+    #[test]
+    fn ids_that_no_key_has_are_bounded_by_address_and_shut_out_nobody() {
         let attempts = Attempts::new();
         let mut taken = 0;
         for number in 0..1_000_u16 {
             let attacker = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 1, number, 0, 0, 1));
             let id = key(&format!("{number:016}"));
-            taken += u32::from(attempts.take(attacker, &id, at(0)).is_ok());
+            taken += u32::from(attempts.take_of_nobody(attacker, &id, at(0)).is_ok());
         }
-        assert_eq!(taken, 100);
-        assert!(attempts.take(address("2001:db8:0:2::1"), &key(A), at(0)).is_ok());
+        assert_eq!(taken, 100, "also within its IPv6 network");
+        let attacker = address("2001:db8:0:1::1");
+        assert_eq!(attempts.take_of_nobody(attacker, &key(A), at(0)).unwrap_err(), 1);
+        assert!(attempts.take(attacker, &key(A), at(0)).is_ok(), "a key is not concerned");
+        assert!(attempts.take_of_nobody(address("2001:db8:0:2::1"), &key(B), at(0)).is_ok());
     }
 
     #[test]

@@ -235,10 +235,13 @@ impl Authenticator {
         address: IpAddr,
         now: Timestamp,
     ) -> Result<(), AuthenticationError> {
-        let attempt = self
-            .attempts
-            .take(address, &token.key_id, now)
-            .map_err(|retry_after_secs| AuthenticationError::TooManyAttempts { retry_after_secs })?;
+        let attempt = match &hash {
+            // What was right before is no guess: whatever others try from the same address, it is not refused.
+            Some(_) if self.verified.was_accepted(name) => Ok(None),
+            Some(_) => self.attempts.take(address, &token.key_id, now).map(Some),
+            None => self.attempts.take_of_nobody(address, &token.key_id, now).map(|()| None),
+        };
+        let attempt = attempt.map_err(|retry_after_secs| AuthenticationError::TooManyAttempts { retry_after_secs })?;
         let is_right = self.hashing.verify(digest, hash).await.map_err(|error| match error {
             HashingError::Busy => AuthenticationError::Busy,
             error => AuthenticationError::Broken(error),
@@ -246,7 +249,9 @@ impl Authenticator {
         if !is_right {
             return Err(AuthenticationError::NotAuthenticated);
         }
-        attempt.was_right();
+        if let Some(attempt) = attempt {
+            attempt.was_right();
+        }
         // Wrong secrets are no misses: they could never have been found.
         self.verified.missed();
         self.verified.remember(name, now).await;

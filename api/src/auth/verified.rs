@@ -63,6 +63,8 @@ pub(crate) struct EntryName([u8; 32]);
 pub struct Verified {
     key: Key,
     memory: Cache<EntryName, i64>,
+    /// What bcrypt has accepted in this process at any time: it is asked again, and is no guess.
+    accepted: Cache<EntryName, ()>,
     table: Option<Table>,
     counts: Arc<[AtomicU64; 3]>,
 }
@@ -81,7 +83,8 @@ impl Verified {
             .max_capacity(REMEMBERED_MAX)
             .time_to_live(Duration::from_secs(VERIFIED_SECS_MAX.unsigned_abs()))
             .build();
-        Self { key, memory, table: None, counts: Arc::default() }
+        let accepted = Cache::builder().max_capacity(REMEMBERED_MAX).build();
+        Self { key, memory, accepted, table: None, counts: Arc::default() }
     }
 
     /// Remembers in this table as well.
@@ -109,6 +112,7 @@ impl Verified {
         }
         if let Some(ends_at) = self.read_table(name, now).await {
             self.memory.insert(name, ends_at);
+            self.accepted.insert(name, ());
             self.counts[1].fetch_add(1, Ordering::Relaxed);
             return true;
         }
@@ -121,6 +125,11 @@ impl Verified {
         self.memory.get(&name).is_some_and(|ends_at| now.micros() < ends_at)
     }
 
+    /// Whether the secret was accepted once, be it long ago: bcrypt has to be asked, and it is worth asking.
+    pub(crate) fn was_accepted(&self, name: EntryName) -> bool {
+        self.accepted.contains_key(&name)
+    }
+
     /// Counts a question that bcrypt has to answer.
     pub(crate) fn missed(&self) {
         self.counts[2].fetch_add(1, Ordering::Relaxed);
@@ -130,6 +139,7 @@ impl Verified {
     pub(crate) async fn remember(&self, name: EntryName, now: Timestamp) {
         let ends_at = now.saturating_add_secs(VERIFIED_SECS_MAX).micros();
         self.memory.insert(name, ends_at);
+        self.accepted.insert(name, ());
         self.write_table(name, ends_at).await;
     }
 
@@ -244,12 +254,13 @@ mod tests {
         verified.remember(name, at(0)).await;
         assert!(verified.holds(name, at(0)).await && verified.holds(name, at(VERIFIED_SECS_MAX - 1)).await);
         assert!(!verified.holds(name, at(VERIFIED_SECS_MAX)).await);
+        assert!(verified.was_accepted(name), "and is no guess afterwards");
         for other in [
             verified.name(&key_id, [2; 32], "hash"),
             verified.name(&key_id, [1; 32], "another hash"),
             verified.name(&KeyId::parse("BAAAAAAAAAAAAAAA").unwrap(), [1; 32], "hash"),
         ] {
-            assert!(!verified.holds(other, at(0)).await);
+            assert!(!verified.holds(other, at(0)).await && !verified.was_accepted(other));
         }
         assert_eq!(verified.counts(), CacheCounts { memory: 2, table: 0, missed: 0 });
     }

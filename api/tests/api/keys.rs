@@ -1,5 +1,8 @@
 //! Keys and sessions: made, used, rotated, revoked, and attacked.
 
+use aggregator::directory::CustomerId;
+use api::auth::{AuthenticationError, KeyToken, VERIFIED_SECS_MAX};
+use ingest::Timestamp;
 use serde_json::{Value, json};
 
 use crate::client::{Answer, get, get_with, send};
@@ -253,6 +256,43 @@ async fn wrong_secrets_are_limited_by_address_and_key_and_headers_do_not_change_
     }
     assert!(refused >= 4, "ten tries, and one more every six seconds: {refused}");
     assert_eq!(get(stage.address, USAGE, &stage.key("globex")).await.status, 200, "others are not locked out");
+}
+
+#[tokio::test]
+async fn who_guesses_behind_a_load_balancer_shuts_out_nobody_whose_secret_was_right_before_or_whose_key_is_another() {
+    let stage = Stage::new().await;
+    let state = stage.state();
+    let authenticator = state.authenticator();
+    let balancer: std::net::IpAddr = "192.0.2.1".parse().unwrap();
+    let began = Timestamp::parse_rfc3339("2026-11-22T12:00:00Z").unwrap();
+    let header = |key: &str| format!("Bearer {key}").into_bytes();
+    let (acme, globex) = (header(&stage.key("acme")), header(&stage.key("globex")));
+    assert!(authenticator.authenticate(&acme, balancer, began).await.is_ok());
+    // Nothing is remembered any more.
+    let now = began.saturating_add_secs(VERIFIED_SECS_MAX);
+    let refused = async |header: &[u8]| match authenticator.authenticate(header, balancer, now).await {
+        Err(AuthenticationError::NotAuthenticated) => false,
+        Err(AuthenticationError::TooManyAttempts { .. }) => true,
+        other => panic!("{other:?}"),
+    };
+    // Ids that no key has: a hundred tries, and then no thread for them.
+    let mut refusals = 0;
+    for number in 0..120_u8 {
+        let stranger = KeyToken::mint(Some(CustomerId::parse("acme").unwrap()), [number; 16], [number; 32]);
+        refusals += u32::from(refused(&header(&stranger.reveal())).await);
+    }
+    assert_eq!(refusals, 20);
+    // A key of one's own, of which somebody knows the id.
+    let mut refusals = 0;
+    for number in 0..16 {
+        let mut wrong = acme.clone();
+        let digit = wrong.len() - 2;
+        wrong.splice(digit.., format!("{number:02}").into_bytes());
+        refusals += u32::from(refused(&wrong).await);
+    }
+    assert_eq!(refusals, 6);
+    assert!(authenticator.authenticate(&acme, balancer, now).await.is_ok(), "it was right before");
+    assert!(authenticator.authenticate(&globex, balancer, now).await.is_ok(), "it was never shown before");
 }
 
 #[tokio::test]
