@@ -149,16 +149,19 @@ pub(crate) async fn health() -> Json<Value> {
     Json(json!({"status": "ok"}))
 }
 
-/// Whether customers can be served.
-#[utoipa::path(get, path = "/v1/ready", tag = "server", security(()), responses((status = 200, description = "They can", body = Object)))]
+/// Whether customers can be served, and each store is there. The problem names those that are not.
+#[utoipa::path(get, path = "/v1/ready", tag = "server", security(()), responses((status = 200, description = "They can, and it is", body = Object)))]
 pub(crate) async fn ready(State(state): State<ApiState>) -> Result<Json<Value>, Problem> {
-    match readiness::check(&state.pool, &state.mac_key).await {
-        Ok(()) => Ok(Json(json!({"status": "ready"}))),
-        Err(error) => {
-            tracing::warn!(error = &error as &dyn std::error::Error, "not ready");
-            Err(Problem::unavailable("the database is away or not set up for this server; its log says why"))
-        }
+    let missing = readiness::check(&state.pool, &state.mac_key, state.shared_table.as_ref()).await;
+    if missing.is_empty() {
+        return Ok(Json(json!({"status": "ready"})));
     }
+    for error in &missing {
+        tracing::warn!(error = error as &dyn std::error::Error, store = error.store(), "not ready");
+    }
+    let stores: Vec<&str> = missing.iter().map(readiness::NotReady::store).collect();
+    let detail = format!("away or not set up for this server: {}; its log says why", stores.join(" and "));
+    Err(Problem::unavailable(detail))
 }
 
 /// How much of a meter was used, summed by the keys that are named.

@@ -87,6 +87,8 @@ pub struct ApiState {
     pub(crate) identity: Identity,
     pub(crate) watchers: Watchers,
     pub(crate) rates: CustomerRates,
+    /// What readiness asks.
+    pub(crate) shared_table: Option<(aws_sdk_dynamodb::Client, String)>,
     pub(crate) telemetry: Telemetry,
     pub(crate) cors_origins: Vec<HeaderValue>,
     pub(crate) samples: Option<SampleDoor>,
@@ -110,7 +112,7 @@ impl ApiState {
         } = parts;
         let verified = Verified::new(mac_key.derive("authentication cache"));
         let telemetry = Telemetry::default();
-        let (verified, buckets) = match shared_table {
+        let (verified, buckets) = match shared_table.clone() {
             Some((client, table)) => {
                 let key = mac_key.derive("request buckets");
                 let buckets = SharedBuckets::new(client.clone(), table.clone(), key, telemetry.clone(), now);
@@ -135,6 +137,7 @@ impl ApiState {
             identity,
             watchers,
             rates: CustomerRates::new(buckets),
+            shared_table,
             telemetry,
             cors_origins,
             samples: None,

@@ -12,9 +12,9 @@ use tokio::time::{Instant, timeout};
 use crate::client::{get, get_with};
 use crate::stage::Stage;
 
-/// What the wire to PostgreSQL does.
+/// What the wire to a store does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wire {
+pub(crate) enum Wire {
     Carries,
     /// Connections break and new ones are closed at once.
     Cut,
@@ -24,8 +24,8 @@ enum Wire {
     Moved,
 }
 
-/// A wire to PostgreSQL that a test can cut.
-async fn wire_to(postgres: SocketAddr) -> (SocketAddr, watch::Sender<Wire>) {
+/// A wire to a store that a test can cut.
+pub(crate) async fn wire_to(store: SocketAddr) -> (SocketAddr, watch::Sender<Wire>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (switch, state) = watch::channel(Wire::Carries);
@@ -35,7 +35,7 @@ async fn wire_to(postgres: SocketAddr) -> (SocketAddr, watch::Sender<Wire>) {
             let mut state = state.clone();
             let at_first = *state.borrow();
             tokio::spawn(async move {
-                let mut far = TcpStream::connect(postgres).await.unwrap();
+                let mut far = TcpStream::connect(store).await.unwrap();
                 loop {
                     let now = *state.borrow_and_update();
                     match now {

@@ -1,5 +1,7 @@
 //! What the API keeps outside PostgreSQL, on servers that speak the real protocols.
 
+use std::time::Duration;
+
 use api::audit::archive::{Archive, ArchiveError, archive, witnesses};
 use api::audit::{S3Archive, verify};
 use api::auth::create_verified_table;
@@ -13,8 +15,10 @@ use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use embedded::{DynamoDb, S3, S3Options};
 use ingest::Timestamp;
 use sqlx::{Connection, PgConnection};
+use tokio::time::timeout;
 
-use crate::client::get;
+use crate::client::{Answer, get};
+use crate::outage::{Wire, wire_to};
 use crate::stage::{Stage, token};
 
 const TABLE: &str = "test-auth-cache";
@@ -120,8 +124,46 @@ async fn a_table_that_is_away_costs_bcrypt_and_nothing_else() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let mute = dynamodb(&format!("http://{}", silent.local_addr().unwrap()));
     assert_eq!(ask(&stage, &mute).await, (200, [0, 0, 1]), "nothing answers");
-    let ready = get(stage.serve(state(&stage, &client)).await, "/v1/ready", &stage.key("acme")).await;
-    assert_eq!(ready.status, 200, "customers can be served without it");
+}
+
+#[tokio::test]
+async fn while_the_table_is_away_readiness_is_red_requests_are_served_and_it_comes_back_by_itself() {
+    let stage = Stage::new().await;
+    let server = DynamoDb::in_memory().await.unwrap();
+    let (wire, switch) = wire_to(server.endpoint().strip_prefix("http://").unwrap().parse().unwrap()).await;
+    let client = dynamodb(&format!("http://{wire}"));
+    let key = stage.key("acme");
+    let missing = stage.serve(state(&stage, &client)).await;
+    check_red(&get(missing, "/v1/ready", &key).await, "there is no such table");
+    create_verified_table(&client, TABLE).await.unwrap();
+    let address = stage.serve(state(&stage, &client)).await;
+    assert_eq!(get(address, "/v1/ready", &key).await.status, 200);
+    for away in [Wire::Cut, Wire::Silent] {
+        switch.send_replace(away);
+        let red = timeout(Duration::from_secs(8), get(address, "/v1/ready", &key)).await;
+        check_red(&red.expect("readiness answers in bounded time"), &format!("{away:?}"));
+        assert_eq!(get(address, "/v1/health", &key).await.status, 200, "{away:?}: the process itself is well");
+        let new = stage.serve(state(&stage, &client)).await;
+        for server in [address, new] {
+            assert_eq!(get(server, ASKED, &key).await.status, 200, "{away:?}: customers are served without it");
+        }
+        switch.send_replace(Wire::Carries);
+        let recovered = async {
+            while get(address, "/v1/ready", &key).await.status != 200 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(20), recovered).await.expect("the next question finds the table");
+    }
+    server.shutdown().await;
+}
+
+#[track_caller]
+fn check_red(answer: &Answer, what: &str) {
+    let detail = answer.problem(503, "unavailable");
+    assert!(detail.contains("DynamoDB") && !detail.contains("PostgreSQL"), "{what}: {detail}");
+    assert!(!detail.contains("127.0.0.1") && !detail.contains(TABLE), "{what}: {detail}");
+    assert_eq!(answer.header("retry-after"), Some("5"), "{what}");
 }
 
 #[tokio::test]
