@@ -159,7 +159,9 @@ impl TenantTransaction {
         let mut transaction = Self { connection: Some(lease), dropped: ROLLBACK };
         let Ok(begun) = timeout_at(until, transaction.execute(sqlx::raw_sql(sql))).await else {
             // It waits for no lock: there is nobody to wait for.
-            transaction.connection.take().map(Lease::abandon);
+            if let Some(lease) = transaction.connection.take() {
+                lease.abandon();
+            }
             return Err(TenantError::TimedOut);
         };
         begun?;
