@@ -58,7 +58,7 @@ test-api: build ## The running server against its OpenAPI document, by a generat
 	$(PYTHON) checks/api_contract.py $(DEBUG)/securebase $(TARGET)/api-tools --examples $(or $(EXAMPLES),20)
 
 .PHONY: test-sqlmap
-test-sqlmap: build ## sqlmap on the parameters of the customers' routes; takes some minutes
+test-sqlmap: build ## sqlmap on every parameter of the customers' routes; takes some twenty minutes
 	$(PYTHON) checks/api_contract.py $(DEBUG)/securebase $(TARGET)/api-tools --sqlmap
 
 .PHONY: fmt

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Holds the running server to its OpenAPI document, with clients that were not written for it.
 
-    python3 checks/api_contract.py BIN TOOLS [--examples N] [--sqlmap]
+    python3 checks/api_contract.py BIN TOOLS [--examples N] [--sqlmap] [--route NAME ...]
 
 BIN is the built `securebase`; TOOLS is a folder of ours, where the tools that api_tools.txt pins are installed with pip.
 A server is started on a new home with two customers, the fixtures' usage and an issued invoice. Then:
@@ -10,14 +10,16 @@ A server is started on a new home with two customers, the fixtures' usage and an
    and is told of problems; its figures must be those that the command line says.
 2. schemathesis asks every operation of the document, with data that fits and data that does not: no 5xx, no status, type,
    header or body that the document does not name, no unknown method let in, no private operation without a key.
-   N examples an operation, 20 without. Each tag has a customer of its own, so that the limit of requests is not in the way.
+   N examples an operation, 20 without; the stream of usage as a long poll. Each tag has a customer of its own, so that the limit of requests is not in the way.
 
-With --sqlmap instead: sqlmap tries to inject SQL into every parameter of the customer's routes.
+With --sqlmap instead: sqlmap tries to inject SQL into every parameter of the customers' routes, or of those that --route names,
+slowly enough that no probe is refused by the limit of requests.
 
 Exits 1 on any difference.
 """
 
 import argparse
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -27,6 +29,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import urllib.request
 import venv
 
@@ -110,15 +113,29 @@ class Home:
         return self.run("keys", "create", "--admin", "--name", "a test")["key"]
 
 
+def add_customer(home, customer, name, tax_rate="0"):
+    home.run("customers", "add", customer, "--name", name, "--tier", "standard", "--contract-start",
+             "2026-01-01T00:00:00Z", "--tax-rate", tax_rate)
+
+
+def issue(home, customer):
+    home.run("close", "--period", "2026-10", "--customer", customer, "--override", "a test", fails=True)
+    home.run("invoice", "run", "--period", "2026-10", "--customer", customer, fails=True)
+
+
+def ask(url, path, key, method="GET"):
+    request = urllib.request.Request(url + path, headers={"Authorization": f"Bearer {key}"}, method=method)
+    with urllib.request.urlopen(request) as answer:
+        return json.load(answer)
+
+
 def prepare(home):
     """Two customers, usage of the fixtures, and an invoice for it."""
     for customer in ("acme", "globex"):
-        home.run("customers", "add", customer, "--name", customer.title(), "--tier", "standard", "--contract-start",
-                 "2026-01-01T00:00:00Z", "--tax-rate", "0.08")
+        add_customer(home, customer, customer.title(), "0.08")
     home.run("accounts", "register", ACCOUNT, "--customer", "acme", "--from", "2026-01-01T00:00:00Z")
     home.run("replay", str(ROOT / "fixtures"))
-    home.run("close", "--period", "2026-10", "--customer", "acme", "--override", "a test", fails=True)
-    home.run("invoice", "run", "--period", "2026-10", "--customer", "acme", fails=True)
+    issue(home, "acme")
 
 
 def make_client(bin_directory, tools):
@@ -226,6 +243,11 @@ def tags():
     return sorted(found)
 
 
+# Answers when there is news, or after 8 seconds; as a stream, which only `Accept` opens, it would last a quarter of an hour,
+# and the Rust tests read that.
+LONG_POLL = "watch_usage"
+
+
 def explore(bin_directory, url, home, admin, examples, tools):
     """Runs schemathesis over the document, a tag at a time."""
     failed = []
@@ -233,32 +255,39 @@ def explore(bin_directory, url, home, admin, examples, tools):
         if tag == OPERATORS:
             key = admin
         else:
-            customer = f"of-{tag}"
-            home.run("customers", "add", customer, "--name", tag, "--tier", "standard", "--contract-start",
-                     "2026-01-01T00:00:00Z", "--tax-rate", "0")
-            key = home.key(customer)
-        command = [
-            str(bin_directory / "schemathesis"), "run", str(DOCUMENT), "--url", url, "--include-tag", tag,
-            "--header", f"Authorization: Bearer {key}",
-            "--max-examples", str(examples), "--seed", "1", "--workers", "1", "--request-timeout", "30",
-            # Text that happens to be a good cursor or number is no fault; a header that is not asked for is not read.
-            "--exclude-checks", "positive_data_acceptance,negative_data_rejection",
-            "--suppress-health-check", "all", "--no-shrink", "--continue-on-failure",
-            # One deadline for waiting answers and streams, which take what they promise.
-            "--phases", "examples,coverage,fuzzing",
-            "--warnings", "off",
-        ]
-        if tag == "usage":
-            # A stream holds its connection for a quarter of an hour; the Rust tests read it.
-            command += ["--exclude-operation-id", "watch_usage"]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=tools)
-        summary = [line for line in done.stdout.splitlines() if "generated" in line or "passed" in line or "failed" in line]
-        print(f"schemathesis {tag}: {summary[-1].strip() if summary else 'no summary'}")
-        if done.returncode != 0:
+            add_customer(home, f"of-{tag}", tag)
+            key = home.key(f"of-{tag}")
+        rest = ["--exclude-operation-id", LONG_POLL] if tag == "usage" else []
+        if not schemathesis(bin_directory, url, key, examples, tools, tag, ["--include-tag", tag, *rest]):
             failed.append(tag)
-            print(done.stdout[-8000:], done.stderr[-2000:], sep="\n")
+    add_customer(home, "of-long-poll", "long poll")
+    key = home.key("of-long-poll")
+    chosen = ["--include-operation-id", LONG_POLL, "--header", "Accept: application/json"]
+    if not schemathesis(bin_directory, url, key, examples, tools, LONG_POLL, chosen):
+        failed.append(LONG_POLL)
     if failed:
         raise Wrong(f"schemathesis found differences in: {', '.join(failed)}")
+
+
+def schemathesis(bin_directory, url, key, examples, tools, name, chosen):
+    """Whether all chosen operations keep to the document."""
+    command = [
+        str(bin_directory / "schemathesis"), "run", str(DOCUMENT), "--url", url, *chosen,
+        "--header", f"Authorization: Bearer {key}",
+        "--max-examples", str(examples), "--seed", "1", "--workers", "1", "--request-timeout", "30",
+        # Text that happens to be a good cursor or number is no fault; a header that is not asked for is not read.
+        "--exclude-checks", "positive_data_acceptance,negative_data_rejection",
+        "--suppress-health-check", "all", "--no-shrink", "--continue-on-failure",
+        # One deadline for waiting answers and streams, which take what they promise.
+        "--phases", "examples,coverage,fuzzing",
+        "--warnings", "off",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tools)
+    summary = [line for line in done.stdout.splitlines() if "generated" in line or "passed" in line or "failed" in line]
+    print(f"schemathesis {name}: {summary[-1].strip() if summary else 'no summary'}", flush=True)
+    if done.returncode != 0:
+        print(done.stdout[-8000:], done.stderr[-2000:], sep="\n")
+    return done.returncode == 0
 
 
 def check_log(log):
@@ -271,31 +300,100 @@ def check_log(log):
     print(f"log: {text.count(chr(10))} lines, none with a key or a panic")
 
 
-def inject(bin_directory, url, key, tools):
-    """sqlmap on the parameters of the customer's routes."""
-    routes = (
-        "/v1/usage?meter=cloudtrail_events*&from=2026-10-01T00:00:00Z*&to=2026-11-01T00:00:00Z*&group_by=account*&limit=5*",
-        "/v1/usage?meter=cloudtrail_events&cursor=abc*",
-        "/v1/invoices?limit=5*&cursor=INV-2026-01-0001*",
-        "/v1/invoices/INV-2026-11-0001*",
-        "/v1/customers/acme*",
-        "/v1/audit-events?actor=a*&action=b*&subject=c*&from=2026-10-01T00:00:00Z*",
-        "/v1/metrics?month=2026-10*",
-    )
-    for route in routes:
-        done = subprocess.run(
-            [str(bin_directory / "sqlmap"), "-u", url + route, "--batch", "--dbms", "PostgreSQL", "--level", "1",
-             "--risk", "2", "--technique", "BEUSQ", "--time-sec", "2", "--threads", "4", "--flush-session",
-             "--ignore-code", "400,401,404,429", "--output-dir", str(tools / "sqlmap"),
-             "--headers", f"Authorization: Bearer {key}"],
-            capture_output=True, text=True,
-        )
+# Seconds between two requests of sqlmap: fewer than the 1,000 a minute that a customer may ask, so that none is refused.
+PACE = 0.07
+# Statuses that tell sqlmap nothing is wrong with its connection. Not among them: 401, because a key that is not let in tries
+# nothing, and 429, because what is refused unread tries nothing either.
+EXPECTED = "400,403,404,406,409,415,422"
+
+
+def attacked(customer, key_id, invoice):
+    """Every route of a customer, with a mark behind each value that sqlmap replaces: path, further options."""
+    hours = "from=2026-10-01T00:00:00Z*&to=2026-11-01T00:00:00Z*"
+    repeated, json_body = "Idempotency-Key: a*", "Content-Type: application/json"
+    body = '{"name":"a test*","scopes":["read:usage*"],"expires_at":"2036-01-01T00:00:00Z*"}'
+    return {
+        "usage": (f"/v1/usage?meter=cloudtrail_events*&{hours}&group_by=account*&limit=5*", []),
+        "usage-pages": ("/v1/usage?meter=cloudtrail_events&cursor=abc*", []),
+        "stream": ("/v1/usage/stream?since=2020-01.1*", ["Last-Event-ID: 2020-01.1*"]),
+        "metrics": ("/v1/metrics?month=2026-10*", []),
+        "history": ("/v1/metrics/history?months=3*&until=2026-10*", []),
+        "invoices": ("/v1/invoices?status=issued*&kind=monthly*&from=2026-01*&to=2026-12*&limit=5*", []),
+        "invoice-pages": ("/v1/invoices?cursor=INV-2026-01-0001*", []),
+        "invoice": (f"/v1/invoices/{invoice}*", []),
+        "download": (f"/v1/invoices/{invoice}*/download", ["Accept: text/csv"]),
+        "evidence": (f"/v1/invoices/{invoice}*/evidence", []),
+        "preview": ("/v1/invoices/preview?month=2026-10*", []),
+        "customer": (f"/v1/customers/{customer}*", []),
+        "accounts": ("/v1/accounts?limit=5*&cursor=abc*", []),
+        "audit": (f"/v1/audit-events?actor=a*&action=b*&subject=c*&{hours}&format=jsonl*&limit=5*&cursor=1*", []),
+        "keys": ("/v1/api-keys?limit=5*&cursor=abc*", []),
+        # Not both at once: another body under the same Idempotency-Key is refused before it is looked at.
+        "key-made": ("/v1/api-keys", [json_body], "--method", "POST", "--data", body),
+        "key-made-once": ("/v1/api-keys", [json_body, repeated], "--method", "POST", "--data", body.replace("*", "")),
+        "key-rotated": (f"/v1/api-keys/{key_id}*/rotate", [json_body], "--method", "POST", "--data",
+                        '{"overlap_seconds":60*}'),
+        "key-revoked": (f"/v1/api-keys/{key_id}*", [repeated], "--method", "DELETE"),
+    }
+
+
+@contextlib.contextmanager
+def revoking(url, key):
+    """Revokes the keys that an attack makes: with a hundred in force no more are made, and nothing more would be tried."""
+    ended = threading.Event()
+    kept = {key.rsplit("_", 1)[1][:16]}
+
+    def revoke():
+        while not ended.wait(2):
+            for made in ask(url, "/v1/api-keys?limit=100", key)["keys"]:
+                if made["name"] != "to be changed" and made["key_id"] not in kept and not made.get("revoked_at"):
+                    ask(url, f"/v1/api-keys/{made['key_id']}", key, method="DELETE")
+
+    with concurrent.futures.ThreadPoolExecutor(1) as threads:
+        running = threads.submit(revoke)
+        try:
+            yield
+        finally:
+            ended.set()
+        # What went wrong there is not lost.
+        running.result()
+
+
+def inject(bin_directory, url, home, tools, only):
+    """sqlmap on every parameter of the customers' routes, each route as a customer of its own."""
+    routes = attacked("of-customer", "0123456789abcdEF", "INV-2026-11-0001")
+    for name in only:
+        if name not in routes:
+            raise Wrong(f"no route is named {name}; there are {', '.join(routes)}")
+    for name in only or routes:
+        customer = f"of-{name}"
+        add_customer(home, customer, name)
+        issue(home, customer)
+        made = home.run("keys", "create", "--customer", customer, "--name", "a test", "--scopes", SCOPES)
+        spare = home.run("keys", "create", "--customer", customer, "--name", "to be changed", "--scopes", SCOPES)
+        issued = ask(url, "/v1/invoices", made["key"])["invoices"]
+        if not issued:
+            raise Wrong(f"no invoice was issued to {customer}, so none can be attacked")
+        key_id = spare["key"].rsplit("_", 1)[1][:16]
+        path, headers, *options = attacked(customer, key_id, issued[0]["number"])[name]
+        makes_keys = "--data" in options
+        with revoking(url, made["key"]) if makes_keys else contextlib.nullcontext():
+            done = subprocess.run(
+                [str(bin_directory / "sqlmap"), "-u", url + path, "--batch", "--dbms", "PostgreSQL", "--level", "1",
+                 "--risk", "2", "--technique", "BEUSQ", "--time-sec", "2", "--delay", str(4 * PACE if makes_keys else PACE),
+                 "--flush-session", "--ignore-code", EXPECTED, "--output-dir", str(tools / "sqlmap"),
+                 "--headers", "\n".join([f"Authorization: Bearer {made['key']}", *headers]), *options],
+                capture_output=True, text=True,
+            )
         said = done.stdout
         if "is vulnerable" in said or "sqlmap identified the following injection" in said:
-            raise Wrong(f"sqlmap injects into {route}:\n{said[-3000:]}")
+            raise Wrong(f"sqlmap injects into {path}:\n{said[-3000:]}")
+        for blind in ("401 (Unauthorized)", "429 (Too Many Requests)"):
+            if blind in said:
+                raise Wrong(f"sqlmap was answered {blind}, so it did not try all of {path}:\n{said[-3000:]}")
         if "do not appear to be injectable" not in said:
-            raise Wrong(f"sqlmap did not finish with {route}:\n{said[-2000:]}")
-        print(f"sqlmap: nothing in {route}")
+            raise Wrong(f"sqlmap did not finish with {path}:\n{said[-2000:]}")
+        print(f"sqlmap: nothing in {name}, {path}", flush=True)
 
 
 def main():
@@ -304,6 +402,7 @@ def main():
     parser.add_argument("tools", type=pathlib.Path)
     parser.add_argument("--examples", type=int, default=20)
     parser.add_argument("--sqlmap", action="store_true")
+    parser.add_argument("--route", action="append", default=[])
     arguments = parser.parse_args()
     tools = arguments.tools.resolve()
     tools.mkdir(parents=True, exist_ok=True)
@@ -313,10 +412,10 @@ def main():
             home = Home(arguments.binary, pathlib.Path(directory) / "home")
             with home.serving() as (url, log):
                 prepare(home)
-                key, admin = home.key("acme"), home.admin_key()
                 if arguments.sqlmap:
-                    inject(bin_directory, url, key, tools)
+                    inject(bin_directory, url, home, tools, arguments.route)
                 else:
+                    key, admin = home.key("acme"), home.admin_key()
                     make_client(bin_directory, tools)
                     use_client(bin_directory, tools, url, home, key, admin)
                     explore(bin_directory, url, home, admin, arguments.examples, tools)
