@@ -2,10 +2,12 @@
 
 use std::fs;
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::{Value, json};
 
 use crate::events::{ACCOUNT, TIME, gzip, object, object_of, record};
-use crate::support::{Ran, Site};
+use crate::parked::{self, served};
+use crate::support::{Ran, Site, block_on};
 
 const MONTH: &str = "2024-03";
 const OTHER: &str = "222233334444";
@@ -165,6 +167,39 @@ fn a_customer_checks_the_evidence_with_its_own_logs_and_no_stores() {
     let cut_short = site.write("short", &hash.as_bytes()[..hash.len() - 9]);
     let refused = away.run(["verify", "--evidence", &cut_short, &logs]);
     assert!(refused.refusal().contains("ends early"), "{refused:?}");
+}
+
+#[test]
+fn a_customer_is_told_of_a_loss_beside_a_record_that_was_set_aside() {
+    let (site, _serving) = served();
+    let name = format!("logs/{ACCOUNT}_CloudTrail_eu-central-1_20240305T1025Z_a.json");
+    let large = |number: u32| {
+        let mut event = record(ACCOUNT, number, TIME);
+        event["requestParameters"] = json!("x".repeat(5 << 20));
+        event
+    };
+    let log = json!({ "Records": [record(ACCOUNT, 0, TIME), large(1), large(2)] });
+    let file = site.write(&name, log.to_string().as_bytes());
+    let balance = site.json(["replay", &file]);
+    assert_eq!((&balance["counted"], &balance["dead_letters"]), (&json!(1), &json!({ "record_too_large": 2 })));
+    // Of one nobody keeps anything; of the other somebody says that it is no usage.
+    let open = parked::letters(&site, &[]);
+    let [lost, known] = [0, 1].map(|number| open[number]["id"].as_str().unwrap());
+    let client = parked::dynamodb(&site);
+    let delete = client.delete_item().table_name(format!("{}-dead-letters", parked::NAME));
+    let delete = delete.key("id", AttributeValue::S(lost.to_owned())).key("part", AttributeValue::N("0".to_owned()));
+    block_on(delete.send()).unwrap();
+    site.run(["dead-letters", "dismiss", known, "--reason", "no usage"]).succeeded();
+    let (code, closed) = close(&site, &[]);
+    assert_eq!(code, 0, "{closed}");
+
+    let evidence = export(&site, "evidence", &["--with-identities"]);
+    let (code, found) = verify(&Site::without_database(), &["--evidence", &evidence, &file]);
+    let findings = found["findings"].as_array().unwrap();
+    let said: Vec<_> = findings.iter().map(|one| (one["class"].as_str().unwrap(), &one["events"])).collect();
+    assert_eq!((code, said), (4, vec![("not_counted", &json!(1)), ("unexplained", &json!(1))]), "{found}");
+    let unexplained = &findings[1];
+    assert_eq!((&unexplained["objects"], unexplained["identities"].as_array().unwrap().len()), (&json!([file]), 1));
 }
 
 fn sha256_hex(bytes: &[u8]) -> String {

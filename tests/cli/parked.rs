@@ -22,10 +22,12 @@ use crate::aws::config;
 use crate::events::{ACCOUNT, object};
 use crate::support::{Serving, Site, block_on, until};
 
-const NAME: &str = "securebase";
+/// The name of the stream, and what the tables' names begin with.
+pub(crate) const NAME: &str = "securebase";
 const MONTH: &str = "2024-03";
 
-fn letters(site: &Site, options: &[&str]) -> Vec<Value> {
+/// The letters as a list has them.
+pub(crate) fn letters(site: &Site, options: &[&str]) -> Vec<Value> {
     let answer = site.json([["dead-letters", "list"].as_slice(), options].concat());
     answer["dead_letters"].as_array().unwrap().clone()
 }
@@ -47,7 +49,8 @@ fn endpoint(site: &Site, service: &str) -> String {
     serde_json::from_slice::<Value>(&text).unwrap()[service].as_str().unwrap().to_owned()
 }
 
-fn dynamodb(site: &Site) -> Client {
+/// The tables of a served home.
+pub(crate) fn dynamodb(site: &Site) -> Client {
     Client::new(&config(&endpoint(site, "dynamodb")))
 }
 
@@ -75,7 +78,8 @@ fn kept(site: &Site, id: &str) -> Vec<u8> {
     STANDARD.decode(exported["record"].as_str().unwrap()).unwrap()
 }
 
-fn served() -> (Site, Serving) {
+/// A served home with the account's owner.
+pub(crate) fn served() -> (Site, Serving) {
     let site = Site::new();
     site.add_customer("acme", "standard");
     site.register(ACCOUNT, "acme", "2024-01-01T00:00:00Z");
