@@ -20,9 +20,14 @@ sed -nE 's/^ *target\("([a-z-]+)", &\[([^]]*)\].*/\1 \2/p' src/targets.rs | tr -
   folders=()
   for folder in $seeds; do folders+=("../$folder"); done
   echo "== $name: $seconds s"
+  set +e
   FUZZ_TARGET=$name "$fuzzer" "work/$name" "${folders[@]}" -dict=dictionary.txt -max_total_time="$seconds" \
     -max_len=65536 -rss_limit_mb=1024 -timeout=20 -artifact_prefix="work/$name-" -print_final_stats=1 -verbosity=0 2>&1 \
-    | grep -E "panicked|assertion|ERROR|SUMMARY|Test unit|stat::number_of_executed_units|stat::peak_rss_mb" || true
+    | grep -E "panicked|assertion|ERROR|SUMMARY|Test unit|stat::number_of_executed_units|stat::peak_rss_mb"
+  # What the fuzzer says; of the other, that nothing in its output was to be shown is no failure.
+  status=${PIPESTATUS[0]}
+  set -e
   if compgen -G "work/$name-*" >/dev/null; then echo "$name: something broke; the input is in fuzz/work" >&2; exit 1; fi
+  if [[ $status -ne 0 ]]; then echo "$name: the fuzzer ended with $status and left no input" >&2; exit 1; fi
 done
 echo "nothing broke"

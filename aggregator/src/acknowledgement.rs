@@ -178,7 +178,7 @@ impl RunAcknowledged {
 impl Acknowledgement {
     /// Takes in what the same batch says of the slice elsewhere.
     fn merge(&mut self, other: Self) {
-        self.units += other.units;
+        self.units = self.units.saturating_add(other.units);
         self.through.extend(other.through);
         self.through.sort_unstable();
         self.through.dedup_by(|later, kept| {

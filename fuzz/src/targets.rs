@@ -4,8 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use aggregator::acknowledgement::{self, Acknowledgement, Unswept};
 use aggregator::close::identities;
 use aggregator::dynamodb_log::{entry_of_item, item_of_entry};
+use aggregator::entry::CommitId;
+use aggregator::fold::Tally;
 use aggregator::memory_log::MemoryLog;
 use aggregator::partition::Partition;
 use aws_sdk_dynamodb::primitives::Blob;
@@ -14,11 +17,15 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use billing::RateCard;
 use futures::FutureExt as _;
-use ingest::digest::Digest;
+use ingest::dead_letter::{DeadLetter, items_of_letter, letter_of_items};
+use ingest::digest::{Digest, TrailSource};
+use ingest::dynamodb::Item;
+use ingest::expectations::{digests_of_items, items_of_digest};
+use ingest::manifest::{item_of_manifest, manifest_of_item};
 use ingest::notice::NamedObject;
 use ingest::{
-    Beside, Declarations, Delivered, Meter, Meters, Packer, Rules, RunId, Timestamp, Verdict, read_object, sample,
-    stream_format,
+    AccountId, Beside, Declarations, Delivered, Meter, Meters, Packer, Rules, RunId, SliceId, Timestamp, Verdict,
+    read_object, sample, stream_format,
 };
 use reference::Recount;
 use serde_json::Value;
@@ -52,6 +59,11 @@ pub(crate) const TARGETS: &[Target] = &[
     target("object-name", &["fuzz/corpus/object-name"], object_name),
     target("stream", &["fuzz/corpus/stream"], stream),
     target("entry", &["fuzz/corpus/entry"], entry),
+    target("acknowledgements", &["fuzz/corpus/acknowledgements"], acknowledgements),
+    target("markers", &["fuzz/corpus/markers"], markers),
+    target("manifest", &["fuzz/corpus/manifest"], manifest),
+    target("dead-letter", &["fuzz/corpus/dead-letter"], dead_letter),
+    target("expectations", &["fuzz/corpus/expectations"], expectations),
     target("evidence", &["fuzz/corpus/evidence"], evidence),
     target("rate-card", &["rate-cards", "fuzz/corpus/rate-card"], |input| {
         with_text(input, |text| {
@@ -156,14 +168,82 @@ fn stream(input: &[u8]) {
 
 /// An entry's item, written as DynamoDB writes JSON.
 fn entry(input: &[u8]) {
-    let Ok(Value::Object(members)) = serde_json::from_slice(input) else { return };
-    let Some(item) = members.iter().map(|(name, value)| Some((name.clone(), attribute(value)?))).collect() else {
-        return;
-    };
+    let Ok(value) = serde_json::from_slice(input) else { return };
+    let Some(item) = item(&value) else { return };
     let Ok(entry) = entry_of_item(&item) else { return };
     let partition = Partition::parse("07/2026-10-01T13").expect("a partition");
     let again = entry_of_item(&item_of_entry(&partition, &entry));
     assert!(again.as_ref().ok() == Some(&entry), "an entry does not survive the table: {entry:?}, {again:?}");
+}
+
+/// Acknowledgements of one run, as a list of items.
+fn acknowledgements(input: &[u8]) {
+    let Some(items) = items(input) else { return };
+    let run = RunId::from_bytes([1; 16]);
+    let Ok(found) = acknowledgement::collect(run, &items) else { return };
+    let said: Vec<_> = found.slices.values().cloned().collect();
+    for bytes_max in [1, acknowledgement::ITEM_BYTES_MAX] {
+        let written = acknowledgement::items(CommitId([2; 16]), &said, bytes_max);
+        let again = acknowledgement::collect(run, &written).expect("what is written can be read");
+        assert!(again.slices == found.slices, "acknowledgements do not survive the table: {found:?}, {again:?}");
+    }
+}
+
+/// What a sweep has to look at, as a list of items.
+fn markers(input: &[u8]) {
+    let Some(items) = items(input) else { return };
+    let Ok(found) = Unswept::of_markers(&items) else { return };
+    let said = Acknowledgement {
+        slice: SliceId { run: RunId::from_bytes([1; 16]), number: 0 },
+        tally: Tally::default(),
+        parked: 0,
+        units: 0,
+        through: found.partitions.clone().into_iter().collect(),
+    };
+    for bytes_max in [1, acknowledgement::ITEM_BYTES_MAX] {
+        let written = acknowledgement::markers(CommitId([2; 16]), std::slice::from_ref(&said), bytes_max);
+        let again = Unswept::of_markers(&written).expect("what is written can be read");
+        assert!(again.partitions == found.partitions, "markers do not survive the table: {found:?}, {again:?}");
+    }
+}
+
+fn manifest(input: &[u8]) {
+    let Ok(value) = serde_json::from_slice(input) else { return };
+    let Some(Ok(manifest)) = item(&value).map(|item| manifest_of_item(&item)) else { return };
+    assert!(manifest.usage_events() <= manifest.read);
+    let again = manifest_of_item(&item_of_manifest(&manifest));
+    assert!(again.as_ref().ok() == Some(&manifest), "a manifest does not survive the table: {manifest:?}, {again:?}");
+}
+
+/// One dead letter, as a list of its parts.
+fn dead_letter(input: &[u8]) {
+    let Some(Ok(Some(letter))) = items(input).map(|items| letter_of_items(&items)) else { return };
+    let letter = DeadLetter { resolved_at: None, ..letter };
+    let (head, rest) = items_of_letter(&letter);
+    let again = letter_of_items(&[vec![head], rest].concat());
+    assert!(again.as_ref().ok() == Some(&Some(letter)), "a dead letter does not survive the table: {again:?}");
+}
+
+/// The digests of one source, as a list of items.
+fn expectations(input: &[u8]) {
+    let account = AccountId::parse("111122223333").expect("12 digits");
+    let source = TrailSource { account, region: "us-east-1".to_owned(), trail: "trail".to_owned() };
+    let Some(Ok(digests)) = items(input).map(|items| digests_of_items(&source, &items)) else { return };
+    for digest in digests {
+        let written: Vec<Item> = items_of_digest(&digest).into_iter().map(|(_, item)| item).collect();
+        let again = digests_of_items(&source, &written);
+        assert!(again.as_ref().ok() == Some(&vec![digest]), "a digest does not survive the table: {again:?}");
+    }
+}
+
+/// A list of items, written as DynamoDB writes JSON.
+fn items(input: &[u8]) -> Option<Vec<Item>> {
+    let Ok(Value::Array(items)) = serde_json::from_slice(input) else { return None };
+    items.iter().map(item).collect()
+}
+
+fn item(value: &Value) -> Option<Item> {
+    value.as_object()?.iter().map(|(name, value)| Some((name.clone(), attribute(value)?))).collect()
 }
 
 fn attribute(value: &Value) -> Option<AttributeValue> {
@@ -172,6 +252,10 @@ fn attribute(value: &Value) -> Option<AttributeValue> {
         ("S", Value::String(text)) => AttributeValue::S(text.clone()),
         ("N", Value::String(digits)) => AttributeValue::N(digits.clone()),
         ("B", Value::String(base64)) => AttributeValue::B(Blob::new(STANDARD.decode(base64).ok()?)),
+        ("BOOL", Value::Bool(value)) => AttributeValue::Bool(*value),
+        ("NS", Value::Array(all)) => {
+            AttributeValue::Ns(all.iter().map(|one| one.as_str().map(str::to_owned)).collect::<Option<_>>()?)
+        }
         ("L", Value::Array(list)) => AttributeValue::L(list.iter().map(attribute).collect::<Option<_>>()?),
         ("M", Value::Object(members)) => AttributeValue::M(
             members.iter().map(|(name, value)| Some((name.clone(), attribute(value)?))).collect::<Option<_>>()?,

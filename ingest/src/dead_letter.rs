@@ -163,23 +163,7 @@ impl DeadLetters {
     }
 
     async fn put_one(&self, letter: &DeadLetter) -> Result<u64, AwsError> {
-        let id = letter.id();
-        let mut parts = letter.bytes.chunks(PART_BYTES);
-        let first = parts.next().unwrap_or_default();
-        let rest: Vec<Item> = parts.zip(1_usize..).map(|(bytes, part)| part_item(&id, part, bytes)).collect();
-        let mut head = part_item(&id, 0, first);
-        head.extend([
-            ("object".to_owned(), AttributeValue::S(letter.object.clone())),
-            ("offset".to_owned(), AttributeValue::N(letter.offset.to_string())),
-            ("number".to_owned(), AttributeValue::N(letter.number.to_string())),
-            ("reason".to_owned(), AttributeValue::S(letter.reason.as_str().to_owned())),
-            ("length".to_owned(), AttributeValue::N(letter.bytes.len().to_string())),
-            ("excerpt".to_owned(), AttributeValue::B(Blob::new(&first[..first.len().min(EXCERPT_BYTES)]))),
-            ("is_whole".to_owned(), AttributeValue::Bool(letter.is_whole)),
-            ("parts".to_owned(), AttributeValue::N((rest.len() + 1).to_string())),
-            ("seen_at".to_owned(), AttributeValue::S(letter.seen_at.to_string())),
-        ]);
-        head.extend(scope_members(&Scope::of(letter)));
+        let (head, rest) = items_of_letter(letter);
         let units = dynamodb::batch_put(&self.client, &self.table, rest, self.random).await?;
         let head_units = dynamodb::item_units(&head);
         let put = self.client.put_item().table_name(&self.table).set_item(Some(head));
@@ -235,18 +219,7 @@ impl DeadLetters {
     pub async fn load(&self, id: &str) -> Result<Option<DeadLetter>, DeadLetterError> {
         let key = ("id", AttributeValue::S(id.to_owned()));
         let parts = dynamodb::query_all(&self.client, &self.table, key).await?;
-        // Parts without a head are of a put that did not end.
-        let Some(first) = parts.first().filter(|part| part.contains_key("parts")) else { return Ok(None) };
-        if dynamodb::number(first, "parts")? != parts.len() as u64 {
-            return Err(ItemError { attribute: "parts" }.into());
-        }
-        let DeadLetterHead { object, offset, number, reason, is_whole, seen_at, resolved_at, length, .. } =
-            head(first)?;
-        let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
-        for part in &parts {
-            bytes.extend_from_slice(dynamodb::bytes(part, "bytes")?);
-        }
-        Ok(Some(DeadLetter { object, offset, number, reason, bytes, is_whole, seen_at, resolved_at }))
+        Ok(letter_of_items(&parts)?)
     }
 
     /// Every dead letter with all its bytes, resolved ones included, oldest first: for few of them.
@@ -289,6 +262,40 @@ impl DeadLetters {
             Err(error) => Err(AwsError::new("UpdateItem", error)),
         }
     }
+}
+
+/// A dead letter as it is stored: its head, which is written last, and the parts behind it.
+pub fn items_of_letter(letter: &DeadLetter) -> (Item, Vec<Item>) {
+    let id = letter.id();
+    let mut parts = letter.bytes.chunks(PART_BYTES);
+    let first = parts.next().unwrap_or_default();
+    let rest: Vec<Item> = parts.zip(1_usize..).map(|(bytes, part)| part_item(&id, part, bytes)).collect();
+    let mut head = part_item(&id, 0, first);
+    head.extend([
+        ("object".to_owned(), AttributeValue::S(letter.object.clone())),
+        ("offset".to_owned(), AttributeValue::N(letter.offset.to_string())),
+        ("number".to_owned(), AttributeValue::N(letter.number.to_string())),
+        ("reason".to_owned(), AttributeValue::S(letter.reason.as_str().to_owned())),
+        ("length".to_owned(), AttributeValue::N(letter.bytes.len().to_string())),
+        ("excerpt".to_owned(), AttributeValue::B(Blob::new(&first[..first.len().min(EXCERPT_BYTES)]))),
+        ("is_whole".to_owned(), AttributeValue::Bool(letter.is_whole)),
+        ("parts".to_owned(), AttributeValue::N((rest.len() + 1).to_string())),
+        ("seen_at".to_owned(), AttributeValue::S(letter.seen_at.to_string())),
+    ]);
+    head.extend(scope_members(&Scope::of(letter)));
+    (head, rest)
+}
+
+/// Puts the items of one dead letter together again, in the order of their parts; `None` if its head is not there: parts
+/// without a head are of a put that did not end.
+pub fn letter_of_items(parts: &[Item]) -> Result<Option<DeadLetter>, ItemError> {
+    let Some(first) = parts.first().filter(|part| part.contains_key("parts")) else { return Ok(None) };
+    if dynamodb::number(first, "parts")? != parts.len() as u64 {
+        return Err(ItemError { attribute: "parts" });
+    }
+    let DeadLetterHead { object, offset, number, reason, is_whole, seen_at, resolved_at, .. } = head(first)?;
+    let bytes = parts.iter().map(|part| dynamodb::bytes(part, "bytes")).collect::<Result<Vec<_>, _>>()?.concat();
+    Ok(Some(DeadLetter { object, offset, number, reason, bytes, is_whole, seen_at, resolved_at }))
 }
 
 fn scope_members(scope: &Scope) -> Vec<(String, AttributeValue)> {

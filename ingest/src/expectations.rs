@@ -58,7 +58,8 @@ impl Expectations {
         let mut sources: Vec<&TrailSource> = digests.iter().map(|seen| &seen.digest.source).collect();
         sources.sort_unstable();
         sources.dedup();
-        let (heads, rest): (Vec<_>, Vec<_>) = digests.iter().flat_map(items).partition(|(part, _)| *part == 0);
+        let (heads, rest): (Vec<_>, Vec<_>) =
+            digests.iter().flat_map(items_of_digest).partition(|(part, _)| *part == 0);
         let listed = sources.into_iter().map(source_item);
         let mut units = 0;
         // A digest without all its parts, or without its source in the list, is not there.
@@ -107,7 +108,7 @@ impl Expectations {
                 None => break,
             }
         }
-        Ok(digests(source, &items)?)
+        Ok(digests_of_items(source, &items)?)
     }
 }
 
@@ -134,8 +135,8 @@ fn instant_key(instant: Timestamp) -> String {
     chrono::DateTime::<chrono::Utc>::from(instant).to_rfc3339_opts(chrono::SecondsFormat::Micros, true)
 }
 
-/// The items of a digest with their part numbers, the head (0) first.
-fn items(seen: &SeenDigest) -> Vec<(usize, Item)> {
+/// The items of a digest with their part numbers, the head (0) first: it is written last.
+pub fn items_of_digest(seen: &SeenDigest) -> Vec<(usize, Item)> {
     let digest = &seen.digest;
     let name = digest.object.key.rsplit('/').next().unwrap_or_default();
     let at = format!("{}#{name}#{}", instant_key(digest.end), hex::encode(&seen.content_sha256[..8]));
@@ -208,8 +209,9 @@ fn head_members(seen: &SeenDigest, parts: usize) -> Item {
     members
 }
 
-/// Puts digests together again. Parts without a head are of a put that did not end.
-fn digests(source: &TrailSource, items: &[Item]) -> Result<Vec<SeenDigest>, ItemError> {
+/// Puts the digests of a source together again, from items in the order of their keys. Parts without a head are of a put that
+/// did not end.
+pub fn digests_of_items(source: &TrailSource, items: &[Item]) -> Result<Vec<SeenDigest>, ItemError> {
     let mut digests: Vec<SeenDigest> = Vec::new();
     let mut rest = items;
     while let Some((head, behind)) = rest.split_first() {

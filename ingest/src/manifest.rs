@@ -145,7 +145,7 @@ impl Manifests {
 
     /// Writes manifests; returns the write units. Writing one again changes nothing.
     pub async fn put(&self, manifests: &[Manifest]) -> Result<u64, AwsError> {
-        let items = manifests.iter().map(item).collect();
+        let items = manifests.iter().map(item_of_manifest).collect();
         dynamodb::batch_put(&self.client, &self.table, items, self.random).await
     }
 
@@ -160,7 +160,7 @@ impl Manifests {
     pub async fn of_file_name(&self, file_name: &str) -> Result<Vec<Manifest>, ManifestError> {
         let key = ("object", AttributeValue::S(key(file_name)));
         let items = dynamodb::query_all(&self.client, &self.table, key).await?;
-        Ok(items.iter().map(manifest).collect::<Result<_, ItemError>>()?)
+        Ok(items.iter().map(manifest_of_item).collect::<Result<_, ItemError>>()?)
     }
 
     /// Hands on every manifest there is, in no order. Reads the whole table.
@@ -177,7 +177,7 @@ impl Manifests {
                 .await
                 .map_err(|error| AwsError::new("Scan", error))?;
             for item in page.items.unwrap_or_default() {
-                each(manifest(&item)?);
+                each(manifest_of_item(&item)?);
             }
             match page.last_evaluated_key {
                 Some(last) => start = Some(last),
@@ -187,7 +187,8 @@ impl Manifests {
     }
 }
 
-fn item(manifest: &Manifest) -> Item {
+/// A manifest as it is stored.
+pub fn item_of_manifest(manifest: &Manifest) -> Item {
     let number = |value: u64| AttributeValue::N(value.to_string());
     let counts = |counts: Vec<(&str, u64)>| {
         AttributeValue::M(counts.into_iter().map(|(name, count)| (name.to_owned(), number(count))).collect())
@@ -226,7 +227,8 @@ fn item(manifest: &Manifest) -> Item {
     item
 }
 
-fn manifest(item: &Item) -> Result<Manifest, ItemError> {
+/// Reads what [`item_of_manifest`] wrote.
+pub fn manifest_of_item(item: &Item) -> Result<Manifest, ItemError> {
     let counts = |attribute: &'static str| -> Result<Vec<(String, u64)>, ItemError> {
         let map = item.get(attribute).and_then(|value| value.as_m().ok()).ok_or(ItemError { attribute })?;
         let count = |value: &AttributeValue| value.as_n().ok().and_then(|digits| digits.parse().ok());
@@ -250,7 +252,7 @@ fn manifest(item: &Item) -> Result<Manifest, ItemError> {
             numbers.and_then(|numbers| numbers.iter().map(|number| number.parse().ok()).collect())
         }
     };
-    Ok(Manifest {
+    let manifest = Manifest {
         run: RunId::from_bytes(dynamodb::bytes(item, "run")?.try_into().map_err(|_| wrong("run"))?),
         object: ObjectVersion { name: dynamodb::text(item, "name")?.to_owned(), sha256: hash("sha256")? },
         stored_bytes: dynamodb::number(item, "bytes")?,
@@ -269,5 +271,12 @@ fn manifest(item: &Item) -> Result<Manifest, ItemError> {
         content_sha256: item.contains_key("content_sha256").then(|| hash("content_sha256")).transpose()?,
         event_times,
         started_at: time("started_at")?,
-    })
+    };
+    // What became of records is never more than what was read.
+    let mut others = manifest.not_counted.values().chain(manifest.dead_letters.values());
+    let others = others.try_fold(0_u64, |sum, count| sum.checked_add(*count));
+    if others.is_none_or(|others| manifest.read < others) {
+        return Err(wrong("read"));
+    }
+    Ok(manifest)
 }
