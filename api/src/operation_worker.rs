@@ -27,6 +27,7 @@ use crate::tenant::BEGIN_WRITING;
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How often a worker looks whether the turn is still its own.
 const HELD_EVERY: Duration = Duration::from_secs(5);
+/// How long PostgreSQL may take to answer a worker, locks included.
 const ANSWER_SECS_MAX: u64 = 10;
 /// The longest that an operation may take: one that hangs must not hold up the others for ever.
 const OPERATION_SECS_MAX: u64 = 3_600;
@@ -113,17 +114,25 @@ impl OperationWorker {
     where
         W: Future<Output = Result<Value, OperationFailure>>,
     {
+        let Some((mut turn, waiting)) = answered(self.take_turn()).await? else { return Ok(false) };
+        let outcome = attempt(&mut turn, &waiting, carry_out).await?;
+        answered(finish(turn, &waiting, outcome)).await?;
+        Ok(true)
+    }
+
+    /// The operation that waits longest, and the transaction that holds the turn; nothing if there is none, or another's turn.
+    async fn take_turn(&self) -> Result<Option<(Transaction<'static, Postgres>, Waiting)>, sqlx::Error> {
         let any_waits: bool = sqlx::query_scalar(ANY_WAITS).persistent(false).fetch_one(&self.pool).await?;
         if !any_waits {
-            return Ok(false);
+            return Ok(None);
         }
         let mut turn = self.pool.begin_with(BEGIN_WRITING).await?;
         let is_ours: bool = sqlx::query_scalar(TAKE_TURN).persistent(false).fetch_one(&mut *turn).await?;
         if !is_ours {
-            return Ok(false);
+            return Ok(None);
         }
         let next: Option<Waiting> = sqlx::query_as(NEXT).persistent(false).fetch_optional(&mut *turn).await?;
-        let Some(waiting) = next else { return Ok(false) };
+        let Some(waiting) = next else { return Ok(None) };
         // By another connection, because this one commits at the end: others shall see that it is under way.
         sqlx::query(START)
             .bind(waiting.operation_id)
@@ -131,10 +140,13 @@ impl OperationWorker {
             .persistent(false)
             .execute(&self.pool)
             .await?;
-        let outcome = attempt(&mut turn, &waiting, carry_out).await?;
-        finish(turn, &waiting, outcome).await?;
-        Ok(true)
+        Ok(Some((turn, waiting)))
     }
+}
+
+/// Waits for PostgreSQL, and not for ever: a server that is gone without a word answers nothing.
+async fn answered<T>(asking: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+    timeout(Duration::from_secs(ANSWER_SECS_MAX), asking).await.map_err(|_| sqlx::Error::PoolTimedOut)?
 }
 
 /// Does the work, for as long as the turn is held.
@@ -167,8 +179,7 @@ where
             }),
             () = sleep(HELD_EVERY) => {}
         }
-        let held = sqlx::query(STILL_HELD).persistent(false).execute(&mut *turn);
-        timeout(Duration::from_secs(ANSWER_SECS_MAX), held).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
+        answered(sqlx::query(STILL_HELD).persistent(false).execute(&mut *turn)).await?;
     }
 }
 
