@@ -232,7 +232,7 @@ impl<'a> Comparison<'a> {
             let without = |one: &[u8; 16]| hash(inside.keys().copied().filter(|other| other != one)) == claimed;
             let one = inside.iter().find(|(identity, _)| without(identity));
             one.filter(|(identity, places)| {
-                self.class_of(&named(line, *identity), &line.hour, places) == Class::NotCounted
+                self.class_of(&named(line, identity), &line.hour, places) == Class::NotCounted
             })
             .map(|(identity, _)| Some(*identity))
         } else {
