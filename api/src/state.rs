@@ -65,6 +65,8 @@ pub struct ApiParts {
     /// Where the servers of a deployment share accepted secrets and customers' buckets of requests: a client and the table's
     /// name. Without it each server has its own, and says nothing of DynamoDB when asked whether it is ready.
     pub shared_table: Option<(aws_sdk_dynamodb::Client, String)>,
+    /// Whether no other process serves these customers: its own buckets are theirs then, and the table is not asked for them.
+    pub serves_alone: bool,
     /// Threads for bcrypt: the processors of this machine.
     pub hashing_threads: usize,
     /// Who lets callers in.
@@ -106,6 +108,7 @@ impl ApiState {
             mac_key,
             signing_keys,
             shared_table,
+            serves_alone,
             hashing_threads,
             identity,
             cors_origins,
@@ -116,7 +119,7 @@ impl ApiState {
             Some((client, table)) => {
                 let key = mac_key.derive("request buckets");
                 let buckets = SharedBuckets::new(client.clone(), table.clone(), key, telemetry.clone(), now);
-                (verified.with_table(client, table), Some(buckets))
+                (verified.with_table(client, table), Some(buckets).filter(|_| !serves_alone))
             }
             None => (verified, None),
         };

@@ -103,6 +103,7 @@ impl Api {
             mac_key: TenantMac::new(tenant_key).map_err(StartError::store)?,
             signing_keys,
             shared_table: Some((aws_sdk_dynamodb::Client::new(config), table)),
+            serves_alone: false,
             hashing_threads: HASHING_THREADS,
             identity: settings.identity,
             // The gateway answers for origins.

@@ -168,6 +168,7 @@ impl Stage {
             mac_key: self.mac_key(),
             signing_keys: SigningKeys::new(vec![("test".to_owned(), SIGNING_KEY.to_vec())]).unwrap(),
             shared_table: None,
+            serves_alone: false,
             hashing_threads: 2,
             identity: Identity::OfHeader,
             cors_origins: vec![],
