@@ -162,7 +162,7 @@ async fn state(
         mac_key: TenantMac::new(platform.keys().tenant)?,
         signing_keys,
         shared_table: stores.shared_table().await?,
-        // Whoever owns a home is the server of its customers.
+        // A home has one server; a second one on it has buckets of its own.
         serves_alone: stores.stream_is_memory(),
         hashing_threads: std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
         identity: Identity::OfHeader,
